@@ -1,0 +1,145 @@
+"""What the learner types: `check`, `hint`, `borrow`, `mine`, `progress`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from shared import answers, course
+from shared.checking import Result, find_check, run_check
+
+
+class CheckFailed(Exception):
+    """The exercise above is not right yet. Its traceback is the card, not our code."""
+
+    def __init__(self, result: Result):
+        self.result = result
+        super().__init__(str(result.card))
+
+    def _render_traceback_(self) -> list[str]:
+        if "PYTEST_VERSION" in os.environ:  # nbval shows nothing but the traceback
+            return str(self).splitlines()
+        return [f"{self.result.name}: see the card above."]
+
+
+def check(answer: object, name: str | None = None) -> None:
+    """Judge an answer and show the card. A right answer is saved; a wrong one raises CheckFailed.
+
+    `name` is only needed where the answer is called otherwise than the exercise: `check(my_try, "attention")`.
+    """
+    name = name or getattr(answer, "__name__", None)
+    if not isinstance(name, str):
+        raise TypeError('check() takes the function or class that you wrote: check(attention), or its name with it: '
+                        'check(my_try, "attention").')
+    course.find(name)
+    result = run_check(name, answer)
+    written = answers.extract(answers.kernel_cells(), name)
+    if result.passed:
+        result.notes = _keep(name, answer, written)
+    elif written and result.status in ("failed", "error"):
+        result.notes = _blame(name)
+    answers.log_attempt(name, result.status, result.mistake)
+    _show(result.card)
+    if not result.passed:
+        raise CheckFailed(result)
+
+
+def _keep(name: str, answer: object, written: answers.Answer | None) -> tuple[str, ...]:
+    """Save a passed answer if it also passes alone; otherwise say what keeps it from standing alone."""
+    if written is None or written.borrowed or getattr(answer, "__module__", "") == course.find(name).module:
+        return ("This is the course's own answer, so it is not saved as yours.",) if written else ()
+    if written.missing:
+        names = ", ".join(f"`{n}`" for n in written.missing)
+        return (f"Not saved: it uses {names}, which no cell defines by def, class, import or =. Define it in a cell.",)
+    try:
+        alone = run_check(name, answers.load(written))
+    except Exception as error:
+        return (f"Not saved: on its own, outside this notebook, it raises {type(error).__name__}: {error}",)
+    if not alone.passed:
+        return ("Not saved: it is right here, but not on its own. Does it use a variable that a later cell changes?",)
+    try:
+        path = answers.save(written)
+    except OSError as error:
+        return (f"Right, but not saved: {error}",)
+    with contextlib.suppress(ValueError):
+        path = path.relative_to(course.ROOT)
+    return (f"Saved in {path.as_posix()}: later lessons use it.",)
+
+
+def _blame(name: str) -> tuple[str, ...]:
+    """Where the fault lies in an earlier exercise that this answer calls, say so."""
+    before = [other for other in course.exercises() if other != name]
+    written = answers.extract(answers.kernel_cells(), name, provided=before)
+    if not written or not written.provided:
+        return ()
+    try:
+        answer = answers.load(written, {other: course.reference(other) for other in written.provided})
+    except Exception:
+        return ()
+    if not run_check(name, answer).passed:
+        return ()
+    names = ", ".join(f"`{other}`" for other in sorted(written.provided))
+    return (f"Your `{name}` itself is right: with the course's own {names} it passes. Look for the fault there.",)
+
+
+_given: dict[str, int] = {}
+
+
+def hint(answer: object) -> None:
+    """Show the next of the three hints of an exercise (from the first again after the last)."""
+    from shared.cards import HintCard
+
+    name = answer if isinstance(answer, str) else getattr(answer, "__name__", str(answer))
+    hints = find_check(name).hints
+    number = _given.get(name, 0) % len(hints)
+    _given[name] = number + 1
+    _show(HintCard(name, number + 1, len(hints), hints[number]))
+
+
+def hints_taken(name: str) -> int:
+    """How many hints this kernel has shown for an exercise."""
+    return _given.get(name, 0)
+
+
+def borrow(name: str) -> object:
+    """The course's own answer, for going on where you are stuck. It does not count as yours."""
+    from shared.cards import NoteCard
+
+    _show(NoteCard(f"{name}: borrowed from the course. It does not count as passed; come back to it."))
+    return course.reference(name)
+
+
+def mine(name: str) -> object:
+    """Your own saved answer to an earlier exercise, or, labelled so, the course's."""
+    from shared.cards import NoteCard
+
+    try:
+        answer = answers.load_saved(name)
+    except Exception as error:
+        _show(NoteCard(f"{name}: your saved answer does not load ({type(error).__name__}: {error}). "
+                       "The course's own stands in; run its check again."))
+        return course.reference(name)
+    if answer is None:
+        _show(NoteCard(f"{name}: the course's own answer stands in until you have passed this exercise."))
+        return course.reference(name)
+    _show(NoteCard(f"{name}: your own answer."))
+    return answer
+
+
+def progress(week: str | None = None) -> None:
+    """Show what is passed, tried and open, in one week or in all."""
+    from shared.cards import ProgressCard
+
+    _show(ProgressCard(week))
+
+
+def _show(card: object) -> None:
+    if "IPython" in __import__("sys").modules:
+        from IPython import get_ipython
+
+        if get_ipython() is not None:
+            from IPython.display import display
+
+            display(card)
+            return
+    print(card)

@@ -1,0 +1,144 @@
+"""Colours and figures used in more than one lesson, and sliders with a picture where there are none."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable
+
+# Okabe and Ito (2008): told apart by colour-blind readers and in grey print.
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
+
+
+def figure(title: str, xlabel: str = "", ylabel: str = "", width: float = 6.4, height: float = 3.6):
+    """One titled figure with axes; the title says the finding. Returns `(figure, axes)`."""
+    import matplotlib.pyplot as plt
+    from cycler import cycler
+
+    fig, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    ax.set_prop_cycle(cycler(color=COLOURS[:7]))
+    ax.set_title(title, loc="left", fontsize=11)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.spines[["top", "right"]].set_visible(False)
+    return fig, ax
+
+
+def heat_map(ax, weights, x_labels=None, y_labels=None, title: str = ""):
+    """A matrix of values from 0 to 1 as a map on `ax`, with tokens as labels where given."""
+    image = ax.imshow(weights, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    if x_labels is not None:
+        ax.set_xticks(range(len(x_labels)), x_labels, rotation=60, ha="right", fontsize=8)
+    if y_labels is not None:
+        ax.set_yticks(range(len(y_labels)), y_labels, fontsize=8)
+    ax.set_title(title, loc="left", fontsize=10)
+    return image
+
+
+def png(fig) -> bytes:
+    """A figure as PNG; the figure is closed, so that it is not shown twice."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=80)
+    plt.close(fig)
+    return buffer.getvalue()
+
+
+def explore(function: Callable, **sliders) -> Explorer:
+    """Live sliders over `function` in JupyterLab and Colab; its picture or text at the starting values elsewhere.
+
+    Each slider is `name=(low, high, start)` (whole numbers give whole steps) or `name=[choices]`, and is passed to
+    `function` by name. The function returns a matplotlib figure, a string, or what a notebook can show as HTML.
+    Example: explore(draw, temperature=(0.1, 2.0, 1.0), top_k=[0, 10, 50])
+    """
+    for name, setting in sliders.items():
+        if isinstance(setting, list):
+            if not setting:
+                raise ValueError(f"The slider {name!r} has no choices.")
+        elif not (isinstance(setting, tuple) and len(setting) == 3 and setting[0] <= setting[2] <= setting[1]):
+            raise ValueError(f"The slider {name!r} takes (low, high, start) or a list of choices, not {setting!r}.")
+    return Explorer(function, sliders)
+
+
+class Explorer:
+    """What `explore` shows: a widget view, and a still picture for whoever cannot show widgets."""
+
+    def __init__(self, function: Callable, sliders: dict):
+        self.function = function
+        self.sliders = sliders
+        self._widget = None
+
+    def render(self, **values) -> dict[str, object]:
+        """The result for these values as a mime bundle: image/png, text/html or text/plain."""
+        result = self.function(**values)
+        settings = ", ".join(f"{name} = {value}" for name, value in values.items())
+        if hasattr(result, "savefig"):
+            return {"image/png": png(result), "text/plain": f"[figure at {settings}]"}
+        if hasattr(result, "_repr_html_"):
+            return {"text/html": result._repr_html_(), "text/plain": f"[at {settings}]"}
+        return {"text/plain": str(result)}
+
+    @property
+    def start(self) -> dict[str, object]:
+        return {name: s[0] if isinstance(s, list) else s[2] for name, s in self.sliders.items()}
+
+    def widget(self):
+        """The sliders with their live view; None where ipywidgets is not installed."""
+        if self._widget is not None:
+            return self._widget
+        try:
+            import ipywidgets as widgets
+        except ImportError:
+            return None
+        controls = {}
+        for name, setting in self.sliders.items():
+            label = name.replace("_", " ")
+            if isinstance(setting, list):
+                controls[name] = widgets.Dropdown(options=setting, description=label)
+            else:
+                low, high, value = setting
+                if all(isinstance(number, int) for number in setting):
+                    controls[name] = widgets.IntSlider(value, low, high, description=label, continuous_update=False)
+                else:
+                    step = (high - low) / 100
+                    controls[name] = widgets.FloatSlider(
+                        value, min=low, max=high, step=step, description=label, continuous_update=False
+                    )
+            controls[name].style.description_width = "initial"
+        view = widgets.HTML()
+
+        def update(change=None):
+            try:
+                bundle = self.render(**{name: control.value for name, control in controls.items()})
+            except Exception as error:
+                bundle = {"text/plain": f"{type(error).__name__}: {error}"}
+            view.value = _as_html(bundle)
+
+        for control in controls.values():
+            control.observe(update, names="value")
+        update()
+        self._widget = widgets.VBox([*controls.values(), view])
+        return self._widget
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, object]:
+        bundle = self.render(**self.start)
+        if "image/png" in bundle:
+            bundle["image/png"] = base64.b64encode(bundle["image/png"]).decode()
+        widget = self.widget()
+        if widget is not None:
+            view = widget._repr_mimebundle_()
+            view = view[0] if isinstance(view, tuple) else view
+            key = "application/vnd.jupyter.widget-view+json"
+            if key in (view or {}):
+                bundle[key] = view[key]
+        return bundle
+
+
+def _as_html(bundle: dict[str, object]) -> str:
+    if "image/png" in bundle:
+        data = base64.b64encode(bundle["image/png"]).decode()
+        return f'<img alt="{html.escape(str(bundle["text/plain"]))}" src="data:image/png;base64,{data}">'
+    if "text/html" in bundle:
+        return str(bundle["text/html"])
+    return f'<pre style="white-space:pre-wrap">{html.escape(str(bundle["text/plain"]))}</pre>'

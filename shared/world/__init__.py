@@ -1,0 +1,5 @@
+"""The small world of the stories: `words` (who, where, what), `plot` (what a plot is), and the plots by theme."""
+
+from shared.world import caring, giving, losing, making
+
+PLOTS = {plot.name: plot for module in (losing, giving, making, caring) for plot in module.PLOTS}

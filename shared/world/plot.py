@@ -1,0 +1,115 @@
+"""What a plot is: cases and steps, with the many ways to say each step.
+
+In the text of the steps each "-" starts one way to say a step, with `{slots}` and `[one|of|these]`. "== name?"
+is a step that half of the stories leave out; "*name" takes one of SHARED_STEPS. A fact that a step tells must be
+told by every way through it: a test reads the facts back from the text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from shared.world import words
+
+Steps = tuple[tuple[str, bool, tuple[str, ...]], ...]  # (name, optional, ways to say it)
+Ranges = tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Why there is a problem and what solves it; where they hang together, also the things, event and goal."""
+
+    reason: str
+    means: str
+    things: tuple[str, ...] = ()
+    event: str = ""
+    goal: str = ""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One kind of story. `questions` pairs a field of the facts with the question that it answers here."""
+
+    name: str
+    cases: tuple[Case, ...]
+    problem: str
+    resolution: str
+    summary: str
+    questions: tuple[tuple[str, str], ...]
+    steps: Steps
+    things: tuple[str, ...] = words.TOYS
+    places: tuple[str, ...] = tuple(words.PLACES)
+    moods: tuple[str, ...] = words.MOODS
+    feelings: tuple[str, ...] = words.FEELINGS
+    weathers: tuple[str, ...] = tuple(words.SKIES)
+    coloured: bool = True
+    has_spot: bool = False
+    counts: Ranges | None = None         # of the first number and of the change
+    takes: bool = False                  # the change is taken away, not added
+    units: tuple[str, ...] = ("thing",)  # what is counted: the thing itself, or one of these
+
+
+def steps(text: str) -> Steps:
+    """Read "== name" blocks of "- template" paragraphs."""
+    found = []
+    for block in re.split(r"^\s*== ", text, flags=re.MULTILINE)[1:]:
+        name, _, body = block.partition("\n")
+        templates = tuple(" ".join(t.split()) for t in re.split(r"^\s*- ", body, flags=re.MULTILINE)[1:])
+        found.append((name.strip().rstrip("?"), name.strip().endswith("?"), templates))
+    return tuple(found)
+
+
+SHARED_STEPS = {name: templates for name, _, templates in steps("""
+    == opening
+    - {when}, {hero_full} [went|walked|ran|hurried|skipped|strolled] {to_place}.
+    - {when}, {meal}, {hero_full} [went|set off|wandered|trotted] {to_place}.
+    - It was {a_day}. {hero_full} was {at_place}[| and sang a little song| and hummed a tune| all alone].
+    - {hero_full} lived {home}. {when}, {he} [went|walked|came|skipped] {to_place}.
+    - [Once there was|There was once] a [little|young|kind|lively|clever] {kind} [named|called] {hero}. {when},
+      {he} [was|played|sat] {at_place}.
+    - {hero} was a [small|friendly|curious|gentle|cheeky] {kind} who [loved|liked|was very fond of] {food}. {when},
+      {he} [took a walk|made a trip|went|set out] {to_place}.
+    - {at_place} it was [quiet|still|peaceful], for it was {a_day}. Only {hero_full} was [there|about|to be seen].
+    - {hero_full} [liked {place} more than any other place|knew every corner of {place}|went {to_place} whenever
+      {he} could]. {when}, {he} was there again.
+
+    == together
+    - {when}, {hero_full} and {friend_full} [met|played|were] {at_place}.
+    - {when}, {hero_full} [went|walked|strolled] {to_place} with {friend_full}.
+    - {hero_full} and {friend_full} were [neighbours|good friends|the best of friends]. {when}, they [met|sat in
+      the grass|walked arm in arm] {at_place}.
+    - {hero_full} lived {home}. {when}, {friend_full} came to visit, and they went {to_place}.
+    - It was {a_day}. {hero_full} [met|ran into|waited for] {friend_full} {at_place}.
+
+    == meet
+    - [Just then|Soon|At that moment|Then|After a while] {friend_full} came [by|along|down the path|around the
+      corner].
+    - {friend_full} [heard {him}|saw {him}|noticed it] and came [over|closer|running].
+    - {friend_full} was [not far away|close by|just passing] and [stopped|stood still|turned around].
+    - Who came [along|by] but {friend_full}?
+    - [Luckily|By good luck], {friend_full} was on the way [home|back] and stopped.
+
+    == ask
+    - "[What is the matter|What is wrong|What happened|Why do you look so {mood}]?" [asked {friend}|{friend} asked].
+      {hero} told {fhim} [everything|the whole story|about it].
+    - "You look {mood}," said {friend}. "[Tell me about it.|What has happened?|Can I do anything?]"
+    - {friend} [sat down beside {him}|listened to every word|put an arm around {him}]. "[Do not give up|We will
+      think of something|Two heads are better than one]," {fhe} said.
+    - "Can you help me?" asked {hero}. "[Of course|Sure|Gladly|With pleasure]!" said {friend}.
+    - {hero} [explained|told] {friend} what had happened, and {friend} [nodded|listened well|thought about it].
+
+    == thanks
+    - "[Thank you|Thanks], {friend}!" [said|called|cried] {hero}[| and hugged {fhim}| and jumped up and down].
+    - "[I could not have done it alone|What would I do without you?|You are a true friend]," said {hero}.
+    - {hero} thanked {friend} [again and again|with a deep bow|with a big hug|with all {his} heart].
+    - {hero} gave {friend} a [big|long|warm] hug. "[You are the best|That was kind of you]," {he} said.
+
+    == ending
+    - [In the end|At last|Now|That {time}] {hero} was {feeling}[| again| from head to toe| indeed].
+    - {hero} [went|walked|skipped|strolled] home [feeling|and felt] {feeling}.
+    - {hero} [felt|was] so {feeling} that {he} [sang|whistled|danced|smiled] all the way home.
+    - And {hero}? {he} [felt|was] {feeling}[, and so was {friend}| and slept well that night|, as anyone could see].
+    - When {he} [told it at home|lay in bed|thought of it later], {hero} [still felt|was still] {feeling}.
+    - That night {hero} fell asleep [early|at once|with a smile], {feeling} and [tired|warm|full of dreams].
+""")}

@@ -14,8 +14,7 @@ from shared.stories import Dice, Story, draw, tell
 
 SPLITS = ("train", "validation")
 
-# name -> (repository on the hub, its configuration, where each split is called otherwise)
-HUB = {
+HUB = {  # name -> repository on the hub and its configuration; each row has its text in the column "text"
     "tinystories": ("roneneldan/TinyStories", None),
     "wikitext": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
     "c4": ("allenai/c4", "en"),
@@ -50,3 +49,49 @@ def corpus(n_bytes: int, *, seed: int = 0, split: str = "train") -> str:
         if texts and size > n_bytes:
             return "\n\n".join(texts)
         texts.append(story.text)
+
+
+def hub_texts(name: str, *, split: str = "train", limit: int | None = None,
+              data_files: str | list[str] | None = None) -> Iterator[str]:
+    """Stream the documents of "tinystories", "wikitext" or "c4", at most `limit` of them.
+
+    `data_files` reads local files of the same schema instead (a column "text"; .parquet, .json, .jsonl, .gz of these).
+    Raises ValueError for a name that is not known and ConnectionError where the hub cannot be reached.
+    """
+    if name not in HUB:
+        raise ValueError(f"no corpus is called {name!r}; there are {', '.join(HUB)}")
+    rows = open_rows(name, split, data_files)
+    texts = (row["text"].strip() for row in rows)
+    documents = join_wikitext(texts) if name == "wikitext" else (text for text in texts if text)
+    return islice(documents, limit)
+
+
+def open_rows(name: str, split: str, data_files: str | list[str] | None) -> Iterable[dict]:
+    from datasets import load_dataset
+
+    if data_files is not None:
+        first = data_files if isinstance(data_files, str) else data_files[0]
+        reader = "parquet" if ".parquet" in first else "json"
+        return load_dataset(reader, data_files={split: data_files}, split=split, streaming=True)
+    repository, configuration = HUB[name]
+    try:
+        return load_dataset(repository, configuration, split=split, streaming=True)
+    except (ConnectionError, OSError) as error:
+        raise ConnectionError(
+            f"{repository} could not be opened on the Hugging Face hub ({type(error).__name__}). Connect to the "
+            "network, or give files of the same schema as data_files=, or use the course's own stories: corpus(n_bytes)."
+        ) from error
+
+
+def join_wikitext(lines: Iterable[str]) -> Iterator[str]:
+    """Join wikitext's rows, one paragraph each, to articles; " = Title = " begins one, " = = Part = = " does not."""
+    article: list[str] = []
+    for line in lines:
+        starts = line.startswith("= ") and not line.startswith("= =")
+        if starts and article:
+            yield "\n".join(article)
+            article = []
+        if line:
+            article.append(line)
+    if article:
+        yield "\n".join(article)

@@ -20,10 +20,6 @@ class Character:
     food: str
 
     @property
-    def is_child(self) -> bool:
-        return self.kind in ("girl", "boy")
-
-    @property
     def pronouns(self) -> tuple[str, str, str, str]:
         """Subject, object, possessive, reflexive. Example: she, her, her, herself."""
         return ("he", "him", "his", "himself") if self.he == "he" else ("she", "her", "her", "herself")
@@ -130,6 +126,7 @@ THINGS = TOYS + BUILDINGS + COUNTABLES
 
 COLOURS = ("red", "blue", "green", "yellow", "orange", "purple", "pink", "white", "black", "brown", "grey")
 TIMES = ("morning", "afternoon", "evening")
+MEALS = {"morning": "after breakfast", "afternoon": "after lunch", "evening": "after supper"}
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 SKIES = {  # what the weather looks like, for those stories that tell it
     "sunny": ("The sun shone", "There was not a cloud to be seen", "The air was bright and clear"),

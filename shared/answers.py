@@ -67,14 +67,42 @@ def notebook_cells(path: Path) -> list[str]:
     return sources
 
 
-def kernel_cells() -> list[str]:
-    """The cells run so far in this kernel, in the order in which they ran; [] outside a notebook."""
+_seen_cells: list[str] = []
+
+
+def watch_kernel() -> None:
+    """From now on remember the text of each cell that runs. IPython's own `In` stays empty under nbval."""
+    shell = _shell()
+    if shell is None or _seen_cells:
+        return
+    _seen_cells.extend(shell.user_ns.get("In", []))
+
+    def remember(info):
+        _seen_cells.append(info.raw_cell)
+
+    def remember_first(result):
+        _seen_cells.append(result.info.raw_cell)
+        shell.events.unregister("post_run_cell", remember_first)
+
+    shell.events.register("pre_run_cell", remember)
+    shell.events.register("post_run_cell", remember_first)
+
+
+def _shell():
     if "IPython" not in sys.modules:
-        return []
+        return None
     from IPython import get_ipython
 
-    shell = get_ipython()
-    return list(shell.user_ns.get("In", [])) if shell else []
+    return get_ipython()
+
+
+def in_notebook() -> bool:
+    return _shell() is not None
+
+
+def kernel_cells() -> list[str]:
+    """The cells run so far in this kernel, in the order in which they ran; [] outside a notebook."""
+    return list(_seen_cells) if _shell() else []
 
 
 def without_magics(cell: str) -> str:

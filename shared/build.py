@@ -53,7 +53,9 @@ def build_notebook(path: Path, solved: bool = False, root: Path = course.ROOT) -
     address = repository(root)
     colab = address.replace("https://github.com/", "https://colab.research.google.com/github/")
     source = f"{week}/lessons/{path.name}"
-    role = "Fill in the exercises here. To change the lesson itself, edit" if path.stem != GRADED else "To change it, edit"
+    role = (
+        "Fill in the exercises here. To change the lesson itself, edit" if path.stem != GRADED else "To change it, edit"
+    )
     badge = (
         f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/main/{week}/{path.stem}.ipynb)"
         f"\n\n*Generated from `{source}`. {role} that file and run `python -m shared.build`.*"
@@ -134,7 +136,9 @@ def _header(check: Check) -> str:
         f"<details><summary>Hint {i} of {len(check.hints)}</summary>\n\n{text}\n\n</details>"
         for i, text in enumerate(check.hints, 1)
     )
-    return f"### Exercise: `{check.name}`\n\nDifficulty {check.difficulty} of 5, about {check.minutes} minutes.\n\n{hints}"
+    return (
+        f"### Exercise: `{check.name}`\n\nDifficulty {check.difficulty} of 5, about {check.minutes} minutes.\n\n{hints}"
+    )
 
 
 def _signature_names(skeleton: str) -> set[str]:

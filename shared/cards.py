@@ -89,7 +89,11 @@ class ResultCard(Card):
             if seen.label == UNCHANGED:
                 lines.append(f"     {_changed(got.value)}")
                 continue
-            lines += [f"     expected {brief(seen.value)}", f"     got      {brief(got.value)}", f"     {difference.text}"]
+            lines += [
+                f"     expected {brief(seen.value)}",
+                f"     got      {brief(got.value)}",
+                f"     {difference.text}",
+            ]
         if result.printed.strip():
             lines.append(f"  your code printed: {brief(result.printed.strip().splitlines()[0])}")
         if result.mistake:
@@ -163,10 +167,7 @@ def _next(name: str, quote: str = "") -> str:
     from shared.learner import hints_taken
 
     number = hints_taken(name) % 3 + 1
-    return (
-        f"{quote}hint({name}){quote} ({number} of 3), or go on with "
-        f'{quote}{name} = borrow("{name}"){quote}'
-    )
+    return f'{quote}hint({name}){quote} ({number} of 3), or go on with {quote}{name} = borrow("{name}"){quote}'
 
 
 def _week_line(name: str) -> str:
@@ -216,8 +217,10 @@ def _rows(value: object) -> list[list] | None:
         flat = value.detach()
         flat = flat.reshape(1, -1) if flat.dim() < 2 else flat.reshape(-1, flat.shape[-1])
         return flat.tolist()
-    if isinstance(value, (list, tuple)) and 0 < len(value) <= 12 and not any(
-        isinstance(item, (list, tuple, dict, set)) or hasattr(item, "shape") for item in value
+    if (
+        isinstance(value, (list, tuple))
+        and 0 < len(value) <= 12
+        and not any(isinstance(item, (list, tuple, dict, set)) or hasattr(item, "shape") for item in value)
     ):
         return [list(value)]
     return None

@@ -9,6 +9,9 @@ from shared import answers, course
 from shared.checking import Result, find_check, run_check
 
 
+answers.watch_kernel()
+
+
 class CheckFailed(Exception):
     """The exercise above is not right yet. Its traceback is the card, not our code."""
 
@@ -29,8 +32,10 @@ def check(answer: object, name: str | None = None) -> None:
     """
     name = name or getattr(answer, "__name__", None)
     if not isinstance(name, str):
-        raise TypeError('check() takes the function or class that you wrote: check(attention), or its name with it: '
-                        'check(my_try, "attention").')
+        raise TypeError(
+            "check() takes the function or class that you wrote: check(attention), or its name with it: "
+            'check(my_try, "attention").'
+        )
     course.find(name)
     result = run_check(name, answer)
     written = answers.extract(answers.kernel_cells(), name)
@@ -116,8 +121,12 @@ def mine(name: str) -> object:
     try:
         answer = answers.load_saved(name)
     except Exception as error:
-        _show(NoteCard(f"{name}: your saved answer does not load ({type(error).__name__}: {error}). "
-                       "The course's own stands in; run its check again."))
+        _show(
+            NoteCard(
+                f"{name}: your saved answer does not load ({type(error).__name__}: {error}). "
+                "The course's own stands in; run its check again."
+            )
+        )
         return course.reference(name)
     if answer is None:
         _show(NoteCard(f"{name}: the course's own answer stands in until you have passed this exercise."))
@@ -134,12 +143,9 @@ def progress(week: str | None = None) -> None:
 
 
 def _show(card: object) -> None:
-    if "IPython" in __import__("sys").modules:
-        from IPython import get_ipython
+    if answers.in_notebook():
+        from IPython.display import display
 
-        if get_ipython() is not None:
-            from IPython.display import display
-
-            display(card)
-            return
-    print(card)
+        display(card)
+    else:
+        print(card)

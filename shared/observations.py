@@ -113,7 +113,7 @@ def compare(expected: object, got: object, rtol: float, atol: float) -> Differen
     Lenient where the meaning is the same: a tuple for a list, any integer dtype, a 0-d tensor for a Python number.
     """
     torch = _torch()
-    is_tensor = (lambda x: torch is not None and isinstance(x, torch.Tensor))
+    is_tensor = lambda x: torch is not None and isinstance(x, torch.Tensor)
     if isinstance(expected, Raised) or isinstance(got, Raised):
         if expected == got or (isinstance(expected, Raised) and isinstance(got, Raised) and expected.kind == got.kind):
             return None

@@ -17,7 +17,7 @@ from random import Random
 from shared.world import PLOTS
 from shared.world.plot import SHARED_STEPS
 from shared.world.words import (
-    CHARACTERS, COLOURS, DAYS, MEALS, NUMBERS, PLACES, SKIES, THINGS, TIMES, Character, counted, plural,
+    CHARACTERS, COLOURS, DAYS, MEALS, NUMBERS, PLACES, SKIES, THINGS, TIMES, counted, plural,
 )
 
 MIN_WORDS, MAX_WORDS = 60, 150
@@ -53,17 +53,17 @@ class Facts:
     @property
     def problem(self) -> str:
         """The problem in one sentence."""
-        return render(PLOTS[self.plot].problem, slots(self))
+        return render(PLOTS[self.plot].problem, slots(self, FIRST_OPTION))
 
     @property
     def resolution(self) -> str:
         """How it was solved, in one sentence."""
-        return render(PLOTS[self.plot].resolution, slots(self))
+        return render(PLOTS[self.plot].resolution, slots(self, FIRST_OPTION))
 
     @property
     def summary(self) -> str:
         """The story in two sentences: the problem with its reason, and how it ended."""
-        return render(PLOTS[self.plot].summary, slots(self))
+        return render(PLOTS[self.plot].summary, slots(self, FIRST_OPTION))
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,9 @@ class FirstOption(Dice):
         self.random = lambda: 0.0
 
 
+FIRST_OPTION = FirstOption()
+
+
 # --- templates: plain text with {slots} and [one|of|these] ---------------------------------------------------
 
 class Slot(str):
@@ -106,7 +109,7 @@ class Slot(str):
 
 TOKEN = re.compile(r"\{\w+\}|[\[\]|]|[^\[\]|{}]+")
 AN = re.compile(r"\b([Aa])(?= [aeiou])(?! one\b)")
-FIRST_LETTER = re.compile(r'(?:^"?|[.!?] "?|\." )[a-z]')
+FIRST_LETTER = re.compile(r'^"?[a-z]|[.!?] "?[a-z]|\." [a-z]', re.MULTILINE)
 
 
 @cache
@@ -138,50 +141,57 @@ def expand(options: list[list], filling: dict[str, str], dice: Dice) -> str:
     return text
 
 
-def render(template: str, filling: dict[str, str], dice: Dice | None = None) -> str:
-    """Fill a template, then set "an", the spaces and the capital letters; without dice, by the first options."""
-    text = " ".join(expand(parse(template), filling, dice or FirstOption()).split())
-    return FIRST_LETTER.sub(lambda match: match.group().upper(), AN.sub(r"\1n", text))
+def polish(text: str) -> str:
+    """Set "an", single spaces and the capital letter of each sentence; a new line starts a sentence."""
+    text = AN.sub(r"\1n", text.replace("  ", " ").replace(" .", "."))
+    return FIRST_LETTER.sub(lambda match: match.group().upper(), text)
 
 
-def slots(facts: Facts, dice: Dice | None = None) -> dict[str, str]:
-    """All words that a template can ask for; the friend's begin with f."""
-    hero, friend, place = CHARACTERS[facts.hero], CHARACTERS[facts.friend], PLACES[facts.place]
-    he, him, his, himself = hero.pronouns
-    fhe, fhim, fhis, fhimself = friend.pronouns
+def render(template: str, filling: dict[str, str]) -> str:
+    """A canonical sentence: the template with the first of all options."""
+    return polish(expand(parse(template), filling, FIRST_OPTION))
+
+
+@cache
+def words_about(name: str, role: str, prefix: str) -> dict[str, str]:
+    """The slots of one character: {hero}, {hero_full}, {he}, {his} … or {friend}, {friend_full}, {fhe}, {fhis} …"""
+    who = CHARACTERS[name]
+    he, him, his, himself = who.pronouns
+    own = {"kind": who.kind, "home": who.home, "food": who.food, "moved": who.moved, "he": he, "him": him,
+           "his": his, "himself": himself, "He": he.title(), "His": his.title()}
+    full = f"a {who.kind} named {name}" if who.kind in ("girl", "boy") else f"{name} the {who.kind}"
+    return {role: name, f"{role}_full": full} | {prefix + slot: word for slot, word in own.items()}
+
+
+def slots(facts: Facts, dice: Dice) -> dict[str, str]:
+    """All words that a template can ask for; what can be said in several ways is picked by the dice."""
+    place = PLACES[facts.place]
+    told = facts.weather or facts.day
     named = " ".join(filter(None, (facts.weather, facts.day, facts.time)))
-    when = [f"one {named}", f"on a {named}" if facts.weather or facts.day else f"early one {named}"]
+    when = [f"one {named}", f"on a {named}" if told else f"early one {named}"]
     if facts.day and not facts.weather:
         when.append(f"on {named}")
+    day = [f"a {named}"] if told else [f"an ordinary {named}", f"still early in the {named}"]
     filling = {
-        "hero": hero.name, "kind": hero.kind, "home": hero.home, "food": hero.food, "hero_full": full(hero),
-        "he": he, "him": him, "his": his, "himself": himself, "He": he.title(), "His": his.title(),
-        "friend": friend.name, "fkind": friend.kind, "fhome": friend.home, "friend_full": full(friend),
-        "fhe": fhe, "fhim": fhim, "fhis": fhis, "fhimself": fhimself, "fHe": fhe.title(),
+        **words_about(facts.hero, "hero", ""), **words_about(facts.friend, "friend", "f"),
         "thing": facts.thing, "things": plural(facts.thing), "colour": facts.colour or "",
         "item": f"{facts.colour} {facts.thing}" if facts.colour else facts.thing,
         "place": f"the {place.name}", "at_place": place.at, "to_place": f"to the {place.name}",
-        "when": (dice or FirstOption()).pick(when), "a_day": f"a {named}", "meal": MEALS[facts.time],
+        "when": dice.pick(when), "a_day": dice.pick(day), "meal": MEALS[facts.time], "time": facts.time,
+        "setting": dice.pick(SKIES.get(facts.weather, ()) + place.sights),
         "spot": facts.spot or "", "event": facts.event or "", "goal": facts.goal or "",
         "reason": facts.reason, "means": facts.means, "mood": facts.mood, "feeling": facts.feeling,
-        "time": facts.time,
     }
     if facts.counted:
+        unit, one = facts.counted, facts.change == 1
         filling |= {
-            "before": NUMBERS[facts.before], "change": NUMBERS[facts.change], "after": NUMBERS[facts.after],
-            "n_before": counted(facts.before, facts.counted), "n_change": counted(facts.change, facts.counted),
-            "n_after": counted(facts.after, facts.counted),
-            "more_change": counted(facts.change, f"more {facts.counted}"), "unit": facts.counted,
-            "units": plural(facts.counted), "them": "it" if facts.change == 1 else "them",
-            "are_change": "is" if facts.change == 1 else "are", "were_after": "was" if facts.after == 1 else "were",
+            "unit": unit, "units": plural(unit), "before": NUMBERS[facts.before], "change": NUMBERS[facts.change],
+            "after": NUMBERS[facts.after], "n_before": counted(facts.before, unit),
+            "n_change": counted(facts.change, unit), "n_after": counted(facts.after, unit),
+            "more_change": counted(facts.change, f"more {unit}"), "them": "it" if one else "them",
+            "were_change": "was" if one else "were", "were_after": "was" if facts.after == 1 else "were",
         }
     return filling
-
-
-def full(character: Character) -> str:
-    """Example: "Pip the rabbit", "a girl named Mia"."""
-    name, kind = character.name, character.kind
-    return f"a {kind} named {name}" if kind in ("girl", "boy") else f"{name} the {kind}"
 
 
 # --- from a seed to a story ----------------------------------------------------------------------------------
@@ -210,31 +220,31 @@ def draw(dice: Dice, *, validation: bool = False, plot: str | None = None) -> Fa
         spot=dice.pick(PLACES[place].spots) if chosen.has_spot else None,
     )
     if chosen.counts:
-        (low, high), (low_change, high_change) = chosen.counts
-        before = dice.between(low, high)
-        change = dice.between(low_change, min(high_change, before - 1) if chosen.takes else high_change)
+        first, second = chosen.counts
+        before = change = dice.between(*first)
+        if second:
+            change = dice.between(second[0], min(second[1], before - 1) if chosen.takes else second[1])
         facts = replace(facts, before=before, change=change,
                         after=before - change if chosen.takes else before + change,
                         counted=thing if chosen.units == ("thing",) else dice.pick(chosen.units))
-    filling = slots(facts)
-    return replace(facts, **{name: AN.sub(r"\1n", expand(parse(phrase), filling, dice)) or None
-                             for name in ("reason", "means", "event", "goal")
-                             for phrase in [getattr(facts, name)]})
+    filling = slots(facts, FIRST_OPTION)
+    phrases = {name: AN.sub(r"\1n", expand(parse(phrase), filling, dice)) if phrase else None
+               for name in ("reason", "means", "event", "goal") for phrase in [getattr(facts, name)]}
+    return replace(facts, **phrases)
 
 
 def tell(facts: Facts, dice: Dice) -> Story:
     """Tell the facts in words: each step of the plot in one of its ways."""
     while True:
-        filling, parts = slots(facts, dice), {}
-        for name, optional, templates in PLOTS[facts.plot].steps:
+        filling, steps, said = slots(facts, dice), [], []
+        for step, optional, ways in PLOTS[facts.plot].steps:
             if optional and dice.happens(0.5):
                 continue
-            template = dice.pick(templates)
-            if template[0] == "*":
-                template = dice.pick(SHARED_STEPS[template[1:]])
-            parts[name] = render(template, filling, dice)
-        if facts.weather and dice.happens(0.4):
-            parts["opening"] += f" {dice.pick(SKIES[facts.weather])}."
-        text = " ".join(parts.values())
-        if MIN_WORDS <= text.count(" ") + 1 <= MAX_WORDS:
-            return Story(text, facts, parts)
+            way = dice.pick(ways)
+            if way[0] == "*":
+                way = dice.pick(SHARED_STEPS[way[1:]])
+            steps.append(step)
+            said.append(expand(parse(way), filling, dice))
+        paragraph = polish("\n".join(said))
+        if MIN_WORDS <= len(paragraph.split()) <= MAX_WORDS:
+            return Story(paragraph.replace("\n", " "), facts, dict(zip(steps, paragraph.split("\n"), strict=True)))

@@ -11,7 +11,7 @@ SHARE = Plot(
     coloured=False,
     counts=((3, 12), (1, 6)),
     takes=True,
-    feelings=("happy", "glad", "proud", "cheerful", "pleased", "merry", "content"),
+    feelings=("happy", "glad", "proud", "cheerful", "pleased", "merry", "joyful"),
     cases=(
         Case("{friend} had left {fhis} lunch at home", "on a clean napkin"),
         Case("{friend} had dropped {fhis} food in the mud", "on a large leaf"),
@@ -33,6 +33,8 @@ SHARE = Plot(
     steps=steps("""
     == opening
     - *opening
+    == setting?
+    - *setting
     == want
     - {he} had [picked|packed|brought] {n_before} and [found a soft place to sit|wanted to eat in peace|was about
       to begin].
@@ -98,6 +100,8 @@ TRADE = Plot(
     steps=steps("""
     == opening
     - *opening
+    == setting?
+    - *setting
     == want
     - {he} had {n_before} [with {him}|in a little purse]. {he} [needed|wanted|was looking for] a {thing}, because {reason}.
     - {reason}, so {he} [needed|wanted] a {thing}. {he} had no money, but {he} had {n_before}.
@@ -165,6 +169,8 @@ GATHER = Plot(
     steps=steps("""
     == opening
     - *opening
+    == setting?
+    - *setting
     == want
     - {he} wanted to {goal}. After [an hour|a long time] {he} had {n_before}.
     - "I want to {goal}," {he} [said|had told everyone]. [So far|By now] {he} had {n_before}.
@@ -224,6 +230,8 @@ GIFT = Plot(
     steps=steps("""
     == opening
     - *opening
+    == setting?
+    - *setting
     == want
     - {he} had made a {item} for {friend_full}, because {reason}.
     - {reason}, so {hero} had made {fhim} a present. It was a {item}, made with [great care|love|much patience].

@@ -30,6 +30,8 @@ LOST = Plot(
     steps=steps("""
     == opening
     - *opening
+    == setting?
+    - *setting
     == want
     - {he} had [brought|taken along] a {item} and [would not let go of it|showed it to every bird|was careful with
       it].
@@ -106,6 +108,8 @@ MYSTERY = Plot(
     steps=steps("""
     == opening
     - *opening
+    == setting?
+    - *setting
     == want
     - {he} had left {his} {item} {spot} [the day before|for the night] and [came|wanted] to fetch it.
     - {his} {item} was lying {spot}, where {he} had [put it down|left it|forgotten it].

@@ -344,7 +344,7 @@ def check_module(MultiHeadAttention, rng):
     yield "padding on the left: the real tokens", out[left], {"key_mask": left}
     yield "padding on the left: all finite", bool(out.isfinite().all()), {"key_mask": left}
     x_leaf = x.clone().requires_grad_()
-    yield "the gradient", torch.autograd.grad(module(x_leaf, left).square().sum(), x_leaf)[0], {"x": x}
+    yield "the gradient", torch.autograd.grad(module(x_leaf, left)[left].square().sum(), x_leaf)[0], {"x": x}
     yield "d_model that n_heads does not divide is refused", raised(MultiHeadAttention, 6, 4)
     dropping = filled(12, 3, dropout=0.5)
     yield "dropout is off in evaluation", dropping(x), {"x": x}

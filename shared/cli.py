@@ -1,0 +1,240 @@
+"""The `sixweeks` command: lab, check, grade, status, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from shared import course
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="sixweeks", description="LLMs in six weeks")
+    commands = parser.add_subparsers(dest="command", required=True)
+    lab_parser = commands.add_parser("lab", help="open JupyterLab at the next exercise")
+    lab_parser.add_argument("options", nargs=argparse.REMAINDER, help="passed on to JupyterLab")
+    check_parser = commands.add_parser("check", help="run notebooks by nbval and say which exercises are right")
+    check_parser.add_argument("target", nargs="?", help="a week or a notebook (default: every lesson)")
+    grade_parser = commands.add_parser("grade", help="grade a notebook, a week, or a folder of notebooks")
+    grade_parser.add_argument("target", help="a week, a notebook or a folder")
+    grade_parser.add_argument("--out", type=Path, help="also write the grades to this CSV file")
+    commands.add_parser("status", help="what is passed, tried and open")
+    commands.add_parser("doctor", help="what works on this machine, what does not, and what to do")
+    options = parser.parse_args(arguments)
+    try:
+        return {"lab": lab, "check": check, "grade": grade, "status": status, "doctor": doctor}[options.command](
+            options
+        )
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def lab(options: argparse.Namespace) -> int:
+    """JupyterLab on the course's folder, opened at the notebook of the first exercise not yet passed."""
+    from shared.answers import state_of
+
+    known = course.exercises()
+    open_exercise = next((e for e in known.values() if state_of(e.name, {}) != "passed"), None)
+    where = course.lesson_notebook(open_exercise or next(iter(known.values()))).relative_to(course.ROOT).as_posix()
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={course.ROOT}",
+        f"--LabApp.default_url=/lab/tree/{where}",
+        *options.options,
+    ]
+    print(f"Opening {where}. Stop with Ctrl-C.")
+    return subprocess.call(command)
+
+
+def check(options: argparse.Namespace) -> int:
+    """Run lessons by nbval; a summary by exercise instead of a wall of tracebacks."""
+    return max((summarise(path) for path in _notebooks(options.target)), default=0)
+
+
+def run_nbval(path: Path, strict: bool = False) -> dict[int, str]:
+    """Run a notebook under nbval; code cell number -> "" where it passed, else what nbval reported."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "--nbval" if strict else "--nbval-lax", "--nbval-current-env"]
+        command += [
+            "--nbval-cell-timeout=600",
+            f"--junit-xml={report}",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            str(path),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if not report.exists():
+            raise ValueError(f"nbval could not run {path}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        found: dict[int, str] = {}
+        for case in ElementTree.parse(report).iter("testcase"):
+            number = re.search(r"Cell (\d+)$", case.get("name"))
+            problem = next((child for child in case if child.tag in ("failure", "error")), None)
+            if number is None:
+                raise ValueError(f"nbval could not run {path}: {done.stdout[-2000:]}")
+            found[int(number[1])] = "" if problem is None else f"{problem.get('message', '')}\n{problem.text or ''}"
+        return found
+
+
+def summarise(path: Path) -> int:
+    """Print one line an exercise and one for each other failing cell; 0 if all cells passed."""
+    import nbformat
+
+    from shared import build
+
+    notebook = nbformat.read(path, as_version=4)
+    code = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    waiting = build.depends_on_exercises(notebook)
+    outcome = run_nbval(path)
+    failed = 0
+    print(path.as_posix())
+    for number, (index, cell) in enumerate(code):
+        problem = outcome.get(number, "")
+        name = re.match(r"check\((\w+)", cell.source)
+        failed += bool(problem)
+        if name:
+            print(f"  {'✗' if problem else '✓'} {name[1]}")
+            for line in card_lines(problem, name[1]):
+                print(f"      {line}")
+        elif problem and index not in waiting:
+            first = next((line for line in problem.splitlines() if line.strip()), "it failed")
+            print(f"  ✗ cell {number}: {first}")
+    rest = sum(
+        bool(outcome.get(n)) and i in waiting and not c.source.startswith("check(") for n, (i, c) in enumerate(code)
+    )
+    if rest:
+        print(f"  {rest} more cells wait for these exercises.")
+    return int(failed > 0)
+
+
+def card_lines(problem: str, name: str) -> list[str]:
+    """The plain-text card inside nbval's report."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in problem.splitlines()]
+    start = next((i for i, line in enumerate(lines) if line.startswith(f"{name}: ")), None)
+    if start is None:
+        return []
+    end = next((i for i in range(start + 1, len(lines)) if not lines[i].startswith(" ")), len(lines))
+    return lines[start:end]
+
+
+def _notebooks(target: str | None) -> list[Path]:
+    """Lesson notebooks of a week, of all weeks, or the one that is named."""
+    if target is None or target.strip("/") in course.weeks():
+        wanted = course.weeks() if target is None else [target.strip("/")]
+        names = dict.fromkeys(course.lesson_notebook(e) for e in course.exercises().values() if e.week in wanted)
+        return list(names)
+    path = Path(target)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no notebook or week {target!r}. The weeks: {', '.join(course.weeks())}.")
+    return [path]
+
+
+def grade(options: argparse.Namespace) -> int:
+    from shared.grading import grade as grade_one
+    from shared.grading import grade_folder, write_gradebook
+
+    target = Path(options.target)
+    if target.is_dir() and options.target.strip("/") not in course.weeks():
+        grades = grade_folder(target)
+        if not grades:
+            raise FileNotFoundError(f"There is no notebook (*.ipynb) in {target}.")
+    else:
+        grades = {options.target: grade_one(options.target)}
+    for graded in grades.values():
+        print(graded)
+    if len(grades) > 1:
+        print(f"\n{'points':>12}  notebook")
+        for name, graded in grades.items():
+            print(f"{graded.points:5} of {graded.out_of:3}  {name}")
+    if options.out:
+        write_gradebook(grades, options.out)
+        print(f"written: {options.out}")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    from shared.cards import ProgressCard
+
+    card = ProgressCard()
+    states = [row[3] for row in card.rows()]
+    print(card)
+    print(f"{states.count('passed')} passed, {states.count('tried')} tried, {states.count('open')} open")
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """One line for each thing the course needs: ok, or what to do."""
+    bad = 0
+    for name, ok, text in _examine():
+        print(f"{'ok  ' if ok else 'look'}  {name:14} {text}")
+        bad += not ok
+    print("All is well." if not bad else f"{bad} to look at.")
+    return 0
+
+
+def _examine():
+    """(name, ok, what was found and what to do)."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    v = sys.version_info
+    yield "Python", (3, 11) <= v[:2] <= (3, 13), f"{v.major}.{v.minor}.{v.micro} (the course is tested on 3.11 to 3.13)"
+    missing, found = [], []
+    for package in ("torch", "transformers", "tokenizers", "tiktoken", "jupyterlab", "nbval", "ipywidgets"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            missing.append(package)
+    yield "packages", not missing, f"missing: {', '.join(missing)}; pip install -e ." if missing else ", ".join(found)
+    if "torch" not in missing:
+        from shared import runtime
+
+        yield (
+            "device",
+            True,
+            f"{runtime.pick_device()}, {runtime.pick_dtype(runtime.pick_device())}".replace("torch.", ""),
+        )
+    import psutil
+
+    memory = psutil.virtual_memory()
+    enough = memory.available > 3e9
+    yield (
+        "memory",
+        enough,
+        f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+        + ("" if enough else "; lessons with SmolLM2 take about 3 GB: close other programs"),
+    )
+    disk = shutil.disk_usage(course.ROOT).free
+    yield "disk", disk > 3e9, f"{disk / 1e9:.1f} GB free" + ("" if disk > 3e9 else "; free at least 3 GB")
+    work = course.work_folder()
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work):
+            pass
+        yield "your answers", True, f"kept in {work}"
+    except OSError as error:
+        yield "your answers", False, f"cannot be written to {work}: {error}. Set SIXWEEKS_WORK to a folder of yours"
+    from shared import models, runtime, sandbox
+
+    hub = runtime.hub_reachable()
+    yield "hub", True, "reachable" if hub else "not reachable: the course goes on offline, with its own texts"
+    cached = models.available()
+    yield "SmolLM2", True, "in the cache" if cached else "not here yet; the first lesson that uses it fetches 93 MB"
+    held = sandbox.isolation()
+    yield "sandbox", True, str(held)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

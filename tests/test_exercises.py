@@ -1,0 +1,161 @@
+"""The quality bar that every exercise of the course meets, whatever week it is from."""
+
+import importlib
+import inspect
+import math
+import time
+
+import pytest
+import torch
+
+from shared import course
+from shared.checking import find_check, run_check
+
+EXERCISES = list(course.exercises())
+SEEDS = [None, 7, 123456]
+
+
+def _variants():
+    for path in sorted((course.ROOT / "tests" / "variants").glob("*.py")):
+        module = importlib.import_module(f"tests.variants.{path.stem}")
+        for name, value in vars(module).items():
+            if "__" in name.strip("_") and callable(value):
+                yield name.split("__")[0], name, value
+
+
+VARIANTS = list(_variants())
+MISTAKES = [(name, sentence) for name in EXERCISES for sentence in find_check(name).mistakes]
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_reference_passes_with_any_seed(name):
+    for seed in SEEDS:
+        result = run_check(name, course.reference(name), seed=seed)
+        assert result.passed, str(result.card)
+
+
+@pytest.mark.parametrize(("name", "sentence"), MISTAKES, ids=[f"{n}-{s[:50]}" for n, s in MISTAKES])
+def test_a_known_mistake_is_refused_and_named(name, sentence):
+    made = find_check(name).mistakes[sentence]
+    for seed in SEEDS:
+        wrong = made if callable(made) else course.edited(course.find(name), made)
+        result = run_check(name, wrong, seed=seed)
+        assert not result.passed
+        assert result.mistake == sentence
+
+
+@pytest.mark.parametrize(("name", "answer"), [v[::2] for v in VARIANTS], ids=[v[1] for v in VARIANTS])
+def test_a_right_answer_written_otherwise_is_accepted(name, answer):
+    for seed in SEEDS:
+        result = run_check(name, answer, seed=seed)
+        assert result.passed, str(result.card)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_there_are_enough_mistakes_variants_and_hints(name):
+    check = find_check(name)
+    assert len(check.mistakes) >= (3 if check.difficulty == 1 else 5)
+    assert sum(variant[0] == name for variant in VARIANTS) >= 2
+    assert len(check.hints) == 3 and len(set(check.hints)) == 3
+    assert 1 <= check.minutes <= 60
+
+
+def answers_that_return(name, change):
+    """The reference with `change` made to all that it returns."""
+    reference = course.reference(name)
+    if not inspect.isclass(reference):
+
+        def answer(*args, **kwargs):
+            return change(reference(*args, **kwargs))
+
+        answer.__signature__ = inspect.signature(reference)
+        return answer
+    forward = lambda self, *args, **kwargs: change(reference.forward(self, *args, **kwargs))  # noqa: E731
+    return type(name, (reference,), {"forward": forward})
+
+
+def zero(value):
+    if isinstance(value, torch.Tensor):
+        return value * 0 if value.is_floating_point() else torch.zeros_like(value)
+    if isinstance(value, (bool, int, float)):
+        return type(value)(0)
+    if isinstance(value, (str, bytes)):
+        return type(value)()
+    if isinstance(value, (list, tuple)):
+        return type(value)(zero(item) for item in value)
+    if isinstance(value, dict):
+        return {key: zero(item) for key, item in value.items()}
+    return value
+
+
+def longer(value):
+    """The same value in another shape: one more axis, item or key."""
+    if isinstance(value, torch.Tensor):
+        return value[None].expand(2, *value.shape)
+    if isinstance(value, (list, tuple, str, bytes)):
+        return value + value[:1] if value else value
+    if isinstance(value, dict):
+        return {**value, "one too many": 1}
+    return (value, value)
+
+
+def other_type(value):
+    return object()
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_zero_answer_is_refused(name):
+    result = run_check(name, answers_that_return(name, zero))
+    assert result.status in ("failed", "error")
+
+
+@pytest.mark.parametrize("change", [longer, other_type, lambda value: None], ids=["shape", "type", "none"])
+@pytest.mark.parametrize("name", EXERCISES)
+def test_another_shape_or_type_gets_a_clear_card(name, change):
+    result = run_check(name, answers_that_return(name, change))
+    assert result.status in ("failed", "error")
+    card = str(result.card)
+    assert name in card
+    assert "expected" in card or "Error" in card
+    assert "shared/" not in card and "checks/" not in card
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_exception_is_shown_with_the_learners_line_only(name):
+    def boom(value):
+        raise RuntimeError("boom")
+
+    result = run_check(name, answers_that_return(name, boom))
+    assert result.status == "error"
+    card = str(result.card)
+    assert "RuntimeError: boom" in card
+    assert "shared/" not in card and "checking.py" not in card
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_endless_loop_is_stopped(name):
+    def forever(value):
+        while True:
+            pass
+
+    start = time.monotonic()
+    result = run_check(name, answers_that_return(name, forever), seconds=0.2)
+    assert result.status == "timeout"
+    assert time.monotonic() - start < 20
+    assert "too long" in str(result.card)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_skeleton_counts_as_still_to_do(name):
+    exercise = course.find(name)
+    text = exercise.path.read_text(encoding="utf-8").replace(exercise.source, exercise.skeleton)
+    namespace = {"__name__": exercise.module}
+    exec(compile(text, f"<skeleton of {name}>", "exec"), namespace)
+    assert run_check(name, namespace[name]).status == "todo"
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_check_answers_within_its_budget(name):
+    run_check(name, course.reference(name))  # imports and the reference's own run are not the learner's time
+    result = run_check(name, course.reference(name))
+    assert math.isfinite(result.seconds) and result.seconds < 2.0

@@ -63,6 +63,8 @@ class Result:
     @property
     def smallest(self) -> tuple[Observation, Observation | None, Difference] | None:
         """The observation that differs on the least input: the one to show."""
+        if self.observation == UNCHANGED:
+            return self.differing[0]
         reached = [entry for entry in self.differing if entry[1] is not None] or self.differing
         return min(reached, key=lambda entry: size(entry[0].inputs) or 10**9, default=None)
 
@@ -241,7 +243,8 @@ def _differences(check: Check, expected, got) -> list[tuple[Observation, Observa
                 found.append((replace(want, inputs=got[i].inputs or want.inputs), seen, difference))
         elif not (i == len(expected) - 1 and want.label == UNCHANGED):
             found.append((want, None, Difference("missing", "not reached")))
-    return found
+    # An argument changed in place spoils the observations after it: it is the first thing to tell.
+    return sorted(found, key=lambda entry: entry[0].label != UNCHANGED)
 
 
 def run_check(name: str, answer: object, *, seed: int | None = None, seconds: float | None = None) -> Result:

@@ -79,7 +79,7 @@ def open_rows(name: str, split: str, data_files: str | list[str] | None) -> Iter
     except (ConnectionError, OSError) as error:
         raise ConnectionError(
             f"{repository} could not be opened on the Hugging Face hub ({type(error).__name__}). Connect to the "
-            "network, or give files of the same schema as data_files=, or use the course's own stories: corpus(n_bytes)."
+            "network, give files of the same schema as data_files=, or use the course's own stories: corpus(n_bytes)."
         ) from error
 
 

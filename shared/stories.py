@@ -17,7 +17,17 @@ from random import Random
 from shared.world import PLOTS
 from shared.world.plot import SHARED_STEPS
 from shared.world.words import (
-    CHARACTERS, COLOURS, DAYS, MEALS, NUMBERS, PLACES, SKIES, THINGS, TIMES, counted, plural,
+    CHARACTERS,
+    COLOURS,
+    DAYS,
+    MEALS,
+    NUMBERS,
+    PLACES,
+    SKIES,
+    THINGS,
+    TIMES,
+    counted,
+    plural,
 )
 
 MIN_WORDS, MAX_WORDS = 60, 150

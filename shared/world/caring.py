@@ -6,15 +6,15 @@ from shared.world import words
 from shared.world.plot import Case, Plot, steps
 
 CARELESS = (
-    "{he} had not looked where {he} was going",
-    "{he} had used it without asking",
-    "{he} had swung it around for fun",
-    "{he} had wanted to see how it was made",
-    "{he} had been in too much of a hurry",
+    "{hero} had not looked where {he} was going",
+    "{hero} had used it without asking",
+    "{hero} had swung it around for fun",
+    "{hero} had wanted to see how it was made",
+    "{hero} had been in too much of a hurry",
 )
 REPAIRS = (  # how it broke, how it was mended, and what breaks that way
     ("cracked", "mended it with strong glue",
-     ("cup", "drum", "flute", "lantern", "wagon", "bucket", "crown", "bell", "brush")),
+     ("cup", "drum", "flute", "lantern", "boat", "bucket", "crown", "bell", "brush")),
     ("tore", "sewed it with needle and thread",
      ("hat", "scarf", "blanket", "bag", "apron", "pillow", "doll", "puppet", "ribbon", "flag")),
     ("got a big hole", "put a neat patch on it",
@@ -29,8 +29,8 @@ MISTAKE = Plot(
                 for reason in CARELESS for event, means, things in REPAIRS),
     problem="{friend}'s {item} {event} when {hero} had it.",
     resolution="{hero} told {friend} the truth, and together they {means}.",
-    summary="{friend}'s {item} {event}, because {hero} was careless: {reason}. {hero} told the truth, and together they "
-            "{means}.",
+    summary="{friend}'s {item} {event}, because {hero} was careless: {reason}. {hero} told the truth, and "
+            "together they {means}.",
     questions=(
         ("event", "What happened to the {thing}?"),
         ("reason", "Why did it happen?"),
@@ -49,26 +49,29 @@ MISTAKE = Plot(
     - There {he} found a {item}. It was the {thing} of {friend_full}[|, anyone could see that].
     - {he} was [looking after|playing with|carrying] a {item} for {friend_full}.
     == problem
-    - But then, [crack|snap|oh no]! The {thing} {event}, because {reason}. {hero} was {mood}.
+    - But then, [crack|snap|oh no]! The {thing} {event}, because {reason}. {He} was {mood}.
     - [A moment later|Suddenly] the {thing} {event}. {reason}, and now {he} was {mood}.
-    - {reason}, and so the {thing} {event}. {hero} [turned pale|held {his} breath|stood very still], for {he} was {mood}.
-    - And what happened? The {thing} {event}! {reason}. How {mood} {hero} was!
+    - {reason}, and so the {thing} {event}. {He} [turned pale|held {his} breath|stood very still], for {he}
+      was {mood}.
+    - And what happened? The {thing} {event}! {reason}. How {mood} {he} was!
     == tempted?
     - For a moment {he} wanted to [hide it under some leaves|run away|say that the wind had done it].
-    - "[I could say that it was the wind|Nobody has seen it]," {he} thought. But that would [be a lie|not be right].
+    - "[I could say that it was the wind|Nobody has seen it]," {he} thought. But that would [be a lie|not be
+      right].
     - [Should|Could] {he} hide it? No, {he} [shook {his} head|did not want that].
     == confess
     - {hero} went to {friend}. "[It was me|I did it|It is my fault], and I am sorry," {he} said.
-    - {he} [took a deep breath|took heart], went to {friend} and told the truth[, word for word| from start to end].
+    - {he} [took a deep breath|took heart], went to {friend} and told the truth[, word for word| from start
+      to end].
     - "{friend}, I must tell you something," {hero} began, and {he} [left nothing out|told everything].
-    - Then {friend} came. {hero} [showed {fhim} the {thing}|held out the {thing}] and [said how sorry {he} was|told {fhim}
-      everything].
+    - Then {friend} came. {hero} [showed {fhim} the {thing}|held out the {thing}] and [said how sorry {he}
+      was|told {fhim} everything].
     == forgive
-    - {friend} [was quiet for a moment|sighed|looked at it]. "[Thank you for telling me|That can happen to anyone]," {fhe}
-      said.
+    - {friend} [was quiet for a moment|sighed|looked at it]. "[Thank you for telling me|That can happen to
+      anyone]," {fhe} said.
     - "I am not angry," said {friend}. "[You told the truth|It is good that you told me]."
-    - {friend} [thought about it|swallowed] and then [smiled|nodded]. "[We all make mistakes|A friend is worth more than a
-      {thing}]."
+    - {friend} [thought about it|swallowed] and then [smiled|nodded]. "[We all make mistakes|A friend is
+      worth more than a {thing}]."
     == solution
     - Together they {means}. [Now it looked almost new|After that it was as good as before].
     - They sat down side by side and {means}[, and it went well|].
@@ -87,14 +90,14 @@ HELP = Plot(
     places=words.OUTDOORS,
     cases=(
         Case("a gust of wind had thrown it there", "fetched a long pole", (), "was stuck high up in a tree"),
-        Case("the cord had slipped", "let down a hook on a string", (), "had fallen down a well"),
+        Case("a knot had come loose", "let down a hook on a string", (), "had fallen down a well"),
         Case("{friend} had taken the short way through the swamp", "laid planks over the mud", (),
              "was stuck in deep mud"),
-        Case("the stone had rolled down a slope", "used a thick log to lift the stone", (), "lay under a heavy stone"),
+        Case("a rock had rolled down the slope", "used a thick log to lift the rock", (), "lay under a heavy rock"),
         Case("{friend} had jumped over the bush", "bent the thorns aside with a stick",
              ("scarf", "ribbon", "kite", "blanket", "flag", "apron", "bag", "hat"), "was caught in a thorn bush"),
         Case("the wind had slammed the door", "climbed in by the window", (), "was locked in a shed"),
-        Case("{friend} had packed it too full", "took hold of the other side", ("basket", "bag", "wagon", "bucket"),
+        Case("{friend} had packed it too full", "took hold of the other side", ("basket", "bag", "bucket"),
              "was too heavy to carry"),
         Case("the current had pulled it away", "reached out with a rake", (), "was floating in a stream"),
     ),
@@ -126,24 +129,39 @@ HELP = Plot(
     - "[Look|Oh], my {item}!" said {friend}. It {event}, because {reason}.
     - {friend}'s {item} {event}. {reason}.
     - {friend} had a {item}, but now it {event}: {reason}.
-    - {reason}. And now {friend}'s {item} {event}!
+    - "It is my {item}," said {friend}. {reason}, and now it {event}.
     == try?
     - {hero} [jumped|pulled|pushed] [once|again and again], but that was [no use|not enough].
     - "[This will not be easy|That is a hard one]," said {hero}, [scratching {his} head|thinking hard].
     - They called for help, but [nobody heard them|no one came].
     == solution
-    - Then {hero} {means}. [Slowly|Little by little|Bit by bit] it worked, and {friend} [had|got] the {thing} back.
+    - Then {hero} {means}. [Slowly|Little by little|Bit by bit] it worked, and {friend} [had|got] the
+      {thing} back.
     - "I know what to do!" {hero} [cried|said]. {He} {means}, and soon {friend} had the {thing} again.
     - {hero} [did not give up|wanted to help]. {He} {means}. [One, two, three|Heave]! The {thing} was free.
-    - So {hero} {means}. It took [a while|some time|all {his} strength], but then the {thing} was safe[ and sound|].
+    - So {hero} {means}. It took [a while|some time|all {his} strength], but then the {thing} was safe[ and
+      sound|].
     == thanks
-    - "[Thank you|Thanks], {hero}!" [said|called|cried] {friend}[| and hugged {him}| and jumped up and down].
-    - {friend} [pressed the {thing} close|danced around the {thing}|laughed again]. "[You are a true friend|What luck that
-      you came]!" {fhe} said.
+    - "[Thank you|Thanks], {hero}!" [said|called|cried] {friend}[| and hugged {him}| and jumped up and
+      down].
+    - {friend} [pressed the {thing} close|danced around the {thing}|laughed again]. "[You are a true
+      friend|What luck that you came]!" {fhe} said.
     - {friend} thanked {hero} [again and again|with a deep bow|with a big hug|with a song].
     == ending
     - *ending
     """),
+)
+
+FEARS = (  # what one does not dare, why, and what helps
+    (("sing in front of everyone", "recite a poem", "ask to join the game"),
+     ("{he} thought that everyone would laugh", "{he} had never done it before"),
+     ("looked only at {friend}", "took a deep breath and counted to ten")),
+    (("jump over the ditch", "walk across the narrow plank", "climb to the top of the ladder"),
+     ("{he} had fallen down the last time", "{he} had never done it before"),
+     ("did not look down once", "took a deep breath and counted to ten")),
+    (("go into the dark shed", "stroke the big horse", "stay out after sunset"),
+     ("{his} big brother had told {him} wild stories", "{he} had never done it before"),
+     ("hummed {his} favourite song", "thought of all {his} friends")),
 )
 
 BRAVE = Plot(
@@ -152,22 +170,12 @@ BRAVE = Plot(
     things=("ribbon", "hat", "scarf", "bell", "crown", "flag", "doll", "puppet", "book", "bag"),
     moods=("afraid", "scared", "nervous", "shy", "frightened"),
     feelings=("happy", "proud", "brave", "glad", "cheerful", "strong", "merry"),
-    cases=tuple(
-        Case(reason, means, goal=goal)
-        for goal in ("sing in front of everyone", "jump over the ditch", "walk across the narrow plank",
-                     "recite a poem", "ask if {he} could join the game", "climb to the top of the ladder",
-                     "stroke the big horse", "go into the dark shed")
-        for reason, means in (
-            ("{he} thought that everyone would laugh", "held it tight and looked only at {friend}"),
-            ("{he} had fallen down the last time", "took one small step after another"),
-            ("{he} had never done it before", "took a deep breath and counted to ten"),
-            ("{his} big brother had told {him} wild stories", "hummed {his} favourite song"),
-        ) if "laugh" not in reason or goal.split()[0] in ("sing", "recite", "ask")
-    ),
+    cases=tuple(Case(reason, means, goal=goal) for goals, reasons, ways in FEARS
+                for goal in goals for reason in reasons for means in ways),
     problem="{hero} was too {mood} to {goal}.",
     resolution="{friend} lent {hero} a {item} for luck. {hero} {means} and did it.",
-    summary="{hero} did not dare to {goal}, because {reason}. {friend} gave {him} a {item} for luck, and then {he} {means} and "
-            "did it.",
+    summary="{hero} did not dare to {goal}, because {reason}. {friend} gave {him} a {item} for luck, and "
+            "then {he} {means} and did it.",
     questions=(
         ("goal", "What did {hero} not dare to do?"),
         ("reason", "Why was {hero} {mood}?"),
@@ -183,7 +191,8 @@ BRAVE = Plot(
     == want
     - {he} wanted to {goal}. [All the others had done it|It was {his} turn now|The others were waiting].
     - Today {he} was to {goal}[|, and everyone knew it].
-    - "I want to {goal}," {he} had [said|promised] at breakfast. [Now the time had come|That had sounded easy].
+    - "I want to {goal}," {he} had [said|promised] at breakfast. [Now the time had come|That had sounded
+      easy].
     == problem
     - But {he} was {mood}, because {reason}.
     - {he} [did not dare|could not do it]. {reason}, and that made {him} {mood}.
@@ -196,15 +205,17 @@ BRAVE = Plot(
     == help
     - {friend} [gave|lent] {him} a {item}. "[It brings luck|It has always helped me]," {fhe} said.
     - "[Take this|Here]," said {friend} and held out a {item}. "[It is for luck|With it you can do it]."
-    - {friend} [thought|smiled] and [fetched|took out] a {item}. "[This will make you strong|It is full of luck]," {fhe}
-      [said|promised].
+    - {friend} [thought|smiled] and [fetched|took out] a {item}. "[This will make you strong|It is full of
+      luck]," {fhe} [said|promised].
     == solution
-    - {hero} [took the {thing}|put the {thing} close to {his} heart]. Then {he} {means}, and [{he} did it|it was done]!
-    - With the {thing} {he} [dared to try|felt better]. {He} {means}. And [look|what do you think]? {He} did it!
-    - {hero} [closed {his} eyes|nodded]. {He} {means}, and before {he} knew it, it was over. {He} had done it!
+    - {hero} [took the {thing}|put the {thing} close to {his} heart]. Then {he} {means}, and [{he} did it|it
+      was done]!
+    - With the {thing} {he} [dared to try|felt better]. {He} {means}. [And look: {he}|What do you think?
+      {He}] did it!
+    - {hero} [took heart|nodded]. {He} {means}, and before {he} knew it, it was over. {He} had done it!
     == secret?
-    - "[The luck was in you all the time|It is only a {thing}]," [laughed|said] {friend}. "[You did it by yourself|You were the
-      brave one]."
+    - "[The luck was in you all the time|It is only a {thing}]," [laughed|said] {friend}. "[You did it by
+      yourself|You were the brave one]."
     - {hero} wanted to give back the {thing}, but {friend} said, "[Keep it|It is yours now]."
     == ending
     - *ending
@@ -213,7 +224,7 @@ BRAVE = Plot(
 
 TURNS = Plot(
     name="turns",
-    things=("kite", "ball", "drum", "book", "bell", "flute", "wagon", "doll", "puppet", "crown", "umbrella", "lantern",
+    things=("kite", "ball", "drum", "book", "bell", "flute", "boat", "doll", "puppet", "crown", "umbrella", "lantern",
             "flag"),
     moods=("cross", "angry", "upset", "sulky", "unhappy"),
     feelings=("happy", "glad", "cheerful", "pleased", "merry", "calm"),
@@ -228,7 +239,8 @@ TURNS = Plot(
     ),
     problem="{hero} and {friend} both wanted the {item}.",
     resolution="They {means} and took turns.",
-    summary="{hero} and {friend} quarrelled about a {item}, because {reason}. Then they {means}, and each had {n_before}.",
+    summary="{hero} and {friend} quarrelled about a {item}, because {reason}. Then they {means}, and each had "
+            "{n_before}.",
     questions=(
         ("thing", "What did {hero} and {friend} both want?"),
         ("reason", "Why did they quarrel?"),
@@ -251,14 +263,15 @@ TURNS = Plot(
     - "It is mine!" "No, mine!" They quarrelled because {reason}. How {mood} {hero} was!
     == pause?
     - Then it was quiet. [Nobody|Neither of them] had any fun.
-    - [An old goose|A passing postman] [shook a wise head|laughed]. "If you both pull, you will break it!"
+    - [An old goose|A passing postman] [stopped|laughed]. "If you both pull, you will break it!"
     == solution
     - "[Wait|Stop]," said {friend}. "We can take turns." So they {means}.
     - [At last|Then] {hero} let go. "[I am sorry|Let us take turns]," {he} said. They {means}.
     - "[This is silly|I do not want to fight]," said {hero}. They {means}, and then they took turns.
     == count
     - {hero} had {n_before}, and {friend} had {n_before} too. That made {n_after} in all.
-    - Each of them had {n_before}. {before} and {before} [is|make] {after}, so there were {n_after} [in all|together].
+    - Each of them had {n_before}. {before} and {before} [is|make] {after}, so there were {n_after} [in
+      all|together].
     - {n_before} for {hero}, {n_before} for {friend}: {n_after} in all[, and it was fair|].
     == ending
     - *ending

@@ -23,8 +23,8 @@ BUILD = Plot(
     ),
     problem="The {item} of {hero} fell apart.",
     resolution="{friend} brought {more_change}, they {means}, and the {thing} held.",
-    summary="{hero} built a {item} {at_place}, but it fell apart, because {reason}. With {change} more from {friend} there "
-            "were {n_after}, and it held.",
+    summary="{hero} built a {item} {at_place}, but it fell apart, because {reason}. With {change} more from {friend} "
+            "there were {n_after}, and it held.",
     questions=(
         ("before", "How many {units} did {hero} have at first?"),
         ("change", "How many {units} did {friend} bring?"),
@@ -44,7 +44,8 @@ BUILD = Plot(
     - {he} had [drawn a plan for|made up {his} mind to build] a {item}. {n_before} would do, {he} thought.
     == problem
     - But [crash|bump|oh dear]! The {thing} fell apart, because {reason}. {hero} was {mood}.
-    - It [did not go well|went wrong]. {reason}, and [everything|the whole {thing}] fell apart. {hero} became {mood}.
+    - It [did not go well|went wrong]. {reason}, and [everything|the whole {thing}] fell apart. {hero}
+      became {mood}.
     - Again and again the {thing} fell apart: {reason}. That made {him} {mood}.
     - It was hardly done when it fell apart. {reason}. How {mood} {hero} was!
     == meet
@@ -52,8 +53,8 @@ BUILD = Plot(
     == ask?
     - *ask
     == help
-    - {friend} [ran off and came back with|went home and brought|knew where to find] {more_change}. "{before} and {change}
-      make {after}," {fhe} [said|counted].
+    - {friend} [ran off and came back with|went home and brought|knew where to find] {more_change}.
+      "{before} and {change} make {after}," {fhe} [said|counted].
     - "I have {more_change} at home," said {friend}. [Soon|A little later] there were {n_after} in all.
     - {friend} [fetched|gave {him}|added] {more_change}, so now they had {n_after}.
     - "You need more," said {friend} and brought {n_change}. That made {n_after}.
@@ -64,7 +65,8 @@ BUILD = Plot(
     - They {means}. {friend} [pushed|pulled] at the {thing}, but it did not [move|shake] any more.
     == lesson?
     - "[Two can build better than one|It pays to be patient]," said {hero}.
-    - They [drank tea beside it|sat down in front of it|painted a sun on it] and [looked at their work|rested].
+    - They [drank tea beside it|sat down in front of it|painted a sun on it] and [looked at their
+      work|rested].
     - Everyone who came by [stopped to look|wanted to try it|clapped].
     == ending
     - *ending
@@ -79,7 +81,7 @@ PLANS = (  # what they wanted to do, and with what
     ("play music for the birds", ("flute", "drum", "bell")),
     ("read a story aloud", ("book",)),
     ("march like a band", ("flag", "drum", "hat")),
-    ("race down the road", ("wagon",)),
+    ("tell stories in the open air", ("lantern", "pillow", "puppet")),
     ("paint the old fence", ("brush", "bucket", "apron")),
 )
 SPOILERS = (  # what came between, and what they did at home
@@ -118,14 +120,18 @@ WEATHER = Plot(
     - {hero} held a {item}, for they were going to {goal}.
     == problem
     - But [suddenly|before they could start,|after a short while] {reason}. {hero} was {mood}.
-    - Then {reason}. "[Now everything is spoiled|That is not fair|There goes our plan]!" cried {hero}, who was {mood}.
-    - [They had not even begun when|All was ready when] {reason}. {hero} looked up at the sky and felt {mood}.
+    - Then {reason}. "[Now everything is spoiled|That is not fair|There goes our plan]!" cried {hero}, who
+      was {mood}.
+    - [They had not even begun when|All was ready when] {reason}. {hero} looked up at the sky and felt
+      {mood}.
     - {friend} [pointed at the sky|felt it first]. "Oh no!" And really, {reason}. That made {hero} {mood}.
     == solution
-    - "[It does not matter|Never mind|Do not be {mood}]," said {friend}, who lived {fhome}. They ran there and {means}.
+    - "[It does not matter|Never mind|Do not be {mood}]," said {friend}, who lived {fhome}. They ran there
+      and {means}.
     - {friend} lived {fhome}. "Come with me!" {fhe} cried. There they {means}.
     - "I know what we can do," said {friend}. At {friend}'s home, {fhome}, they {means}.
-    - They [ran|hurried] to {friend}'s home, {fhome}. There they [shook off the cold|dried themselves] and {means}.
+    - They [ran|hurried] to {friend}'s home, {fhome}. There they [shook off the cold|dried themselves] and
+      {means}.
     == twist
     - The {thing} [got a place by the door|lay in a corner] and could wait for another day.
     - "Tomorrow we will {goal}," said {friend}[ and yawned|]. [But today was good too|Today was not lost].
@@ -142,28 +148,29 @@ SKILL = Plot(
     units=("try",),
     places=words.OUTDOORS + ("school", "barn"),
     cases=(
-        Case("{he} ran with the wind behind {him}", "ran against the wind", ("kite",), goal="fly a kite"),
-        Case("{he} shut {his} eyes each time", "kept both eyes open", ("ball",), goal="catch a ball"),
-        Case("{he} blew much too hard", "blew as softly as a breeze", ("flute",), goal="play a tune"),
-        Case("{he} was in too much of a hurry", "counted slowly out loud", ("drum",), goal="keep the beat"),
-        Case("{he} only guessed the words", "spelled each word letter by letter", ("book",), goal="read a whole page"),
-        Case("{he} looked down at the wheels", "looked far ahead", ("wagon",), goal="steer a wagon"),
-        Case("{he} pulled at the wrong end", "made a loop first", ("ribbon",), goal="tie a bow"),
-        Case("{he} threw with too much force", "swung it gently", ("hat",), goal="throw a hat onto a hook"),
+        Case("{hero} ran with the wind behind {him}", "ran against the wind", ("kite",), goal="fly a kite"),
+        Case("{hero} shut {his} eyes each time", "kept both eyes open", ("ball",), goal="catch a ball"),
+        Case("{hero} blew much too hard", "blew as softly as a breeze", ("flute",), goal="play a tune"),
+        Case("{hero} was in too much of a hurry", "counted slowly out loud", ("drum",), goal="keep the beat"),
+        Case("{hero} only guessed the words", "spelled each word letter by letter", ("book",),
+             goal="read a whole page"),
+        Case("{hero} did not listen to the song", "listened to the song first", ("bell",), goal="ring a bell in time"),
+        Case("{hero} pulled at the wrong end", "made a loop first", ("ribbon",), goal="tie a bow"),
+        Case("{hero} threw with too much force", "swung it gently", ("hat",), goal="throw a hat onto a hook"),
         Case("all the strings were tangled", "moved one string after the other", ("puppet",),
              goal="make a puppet dance"),
         Case("the reeds were too dry to bend", "put the reeds into water", ("basket",), goal="weave a basket"),
-        Case("{he} held the brush too tight", "held it loosely", ("brush",), goal="paint a straight line"),
-        Case("{he} took steps that were too big", "took tiny steps", ("bucket", "cup"),
+        Case("{hero} held the brush too tight", "held it loosely", ("brush",), goal="paint a straight line"),
+        Case("{hero} took steps that were too big", "took tiny steps", ("bucket", "cup"),
              goal="carry a full {thing} without a spill"),
-        Case("{he} dropped every second stitch", "went on stitch by stitch", ("scarf",), goal="knit a scarf"),
-        Case("{he} wobbled with {his} head", "looked at one point far away", ("book", "pillow", "basket"),
-             goal="walk with a {thing} on {his} head"),
+        Case("{hero} dropped every second stitch", "went on stitch by stitch", ("scarf",), goal="knit a scarf"),
+        Case("{hero} wobbled too much", "looked at one point far away", ("book", "pillow", "basket"),
+             goal="walk with a {thing} on top of the head"),
     ),
     problem="{hero} could not {goal}.",
     resolution="{hero} {means}, and after {more_change} it worked.",
-    summary="{hero} could not {goal}, because {reason}. With help from {friend} {he} {means}, and after {n_after} in all "
-            "it worked.",
+    summary="{hero} could not {goal}, because {reason}. With help from {friend} {he} {means}, and after {n_after} in "
+            "all it worked.",
     questions=(
         ("goal", "What did {hero} want to learn?"),
         ("reason", "Why did it not work at first?"),
@@ -178,14 +185,15 @@ SKILL = Plot(
     - *setting
     == want
     - {he} had a {item} and wanted to learn to {goal}.
-    - {he} wanted to {goal}, and {he} had brought {his} {item}. But {he} [had never done it|did not know how].
+    - {he} wanted to {goal}, and {he} had brought {his} {item}. But {he} [had never done it|did not know
+      how].
     - "Today I will learn to {goal}!" {he} said. {his} {item} was [ready|with {him}].
     - With {his} {item} {he} [practised|worked hard]. {He} wished to {goal}[, like the big ones|].
     == problem
     - {n_before}, and [nothing worked|all of them went wrong]! {hero} was {mood}.
     - But after {n_before} {he} [still could not do it|had not got any better]. {hero} felt {mood}.
-    - {he} made {n_before}, [one worse than the other|and it went wrong each time]. "I will never learn it," said {hero},
-      {mood} and tired.
+    - {he} made {n_before}, [one worse than the other|and it went wrong each time]. "I will never learn it,"
+      said {hero}, {mood} and tired.
     - It was [hard|not easy]. {n_before} went wrong, and {hero} [became|grew] {mood}.
     == meet
     - *meet
@@ -195,7 +203,8 @@ SKILL = Plot(
     - {friend} [watched|looked closely]. {reason}, that was the [trouble|mistake].
     - "[Show me|Do it once more]," said {friend}. And soon it was clear: {reason}.
     - {friend} saw at once why it did not work: {reason}.
-    - It did not work because {reason}. {friend} [saw it|knew that] and [told {him} so|showed {him} another way].
+    - It did not work because {reason}. {friend} [saw it|knew that] and [told {him} so|showed {him} another
+      way].
     == solution
     - So {hero} {means}. After {more_change} it worked!
     - Now {hero} {means}, and {more_change} later {he} could do it!

@@ -48,11 +48,11 @@ CHARACTERS = {
         Character("Pip", "rabbit", "he", "in a burrow with a round door", "carrots", "hopped"),
         Character("Nell", "mouse", "she", "in a hole behind the stove", "cheese", "scurried"),
         Character("Bruno", "bear", "he", "in a warm cave", "honey", "plodded"),
-        Character("Olga", "owl", "she", "in a hollow oak", "seed cake", "flew"),
+        Character("Olga", "owl", "she", "high in a hollow oak", "seed cake", "flew"),
         Character("Finn", "fox", "he", "in a den between two rocks", "pears", "trotted"),
         Character("Dora", "duck", "she", "in a nest of reeds", "corn", "waddled"),
         Character("Hugo", "hedgehog", "he", "under a heap of dry leaves", "plums", "shuffled"),
-        Character("Tilda", "turtle", "she", "beside a mossy log", "green salad", "crept"),
+        Character("Tilda", "turtle", "she", "beside a mossy log", "lettuce", "crept"),
         Character("Oscar", "otter", "he", "in a cabin on stilts", "soup", "bounded"),
         Character("Lulu", "cat", "she", "in a house with a tin roof", "warm milk", "padded"),
         Character("Rufus", "dog", "he", "in a kennel with a little window", "toast", "raced"),
@@ -62,12 +62,12 @@ CHARACTERS = {
         Character("Milo", "mole", "he", "at the end of a long tunnel", "turnips", "toddled"),
         Character("Rosa", "squirrel", "she", "high up in a pine tree", "nuts", "darted"),
         Character("Barney", "badger", "he", "in a room under the roots", "mushrooms", "ambled"),
-        Character("Hetty", "hen", "she", "in a coop with a ramp", "bread crumbs", "strutted"),
+        Character("Hetty", "hen", "she", "in a coop with a ladder", "bread crumbs", "strutted"),
         Character("Mia", "girl", "she", "in a house at the end of the lane", "pancakes", "skipped"),
         Character("Ben", "boy", "he", "above the shoe shop", "noodles", "marched"),
         Character("Anna", "girl", "she", "in a tall narrow house", "rice pudding", "danced"),
         Character("Tom", "boy", "he", "in a house with a crooked chimney", "apple pie", "ran"),
-        Character("Zoe", "girl", "she", "next to the old clock tower", "strawberries", "hurried"),
+        Character("Zoe", "girl", "she", "next to the old clock", "strawberries", "hurried"),
         Character("Leo", "boy", "he", "on the corner of the square", "cheese rolls", "strolled"),
     )
 }
@@ -76,7 +76,7 @@ PLACES = {
     p.name: p
     for p in (
         Place("park", "in",
-              ("under a bench", "behind the fountain", "beside the duck house", "near the gate"),
+              ("under a bench", "behind the fountain", "beside the flower bed", "near the gate"),
               ("Somewhere children were laughing", "The fountain splashed", "A band was playing far away")),
         Place("garden", "in",
               ("between the cabbages", "beside the well", "under the rose bush", "behind the shed"),
@@ -96,10 +96,10 @@ PLACES = {
               ("From there one could see the whole valley", "Sheep were grazing",
                "Up there it was very still")),
         Place("pond", "by",
-              ("among the reeds", "on a lily pad", "under the willow", "beside the little pier"),
+              ("among the reeds", "behind the water lilies", "under the willow", "beside the little pier"),
               ("Dragonflies danced over the water", "Water lilies were in bloom", "A fish jumped")),
         Place("river", "by",
-              ("under the bridge", "on a flat stone", "between two roots", "on a bank of gravel"),
+              ("under the bridge", "beside the wet stones", "between two roots", "on a bank of gravel"),
               ("The water gurgled over the stones", "A fisherman waved", "Swallows flew low over the water")),
         Place("market", "at",
               ("under the fruit stall", "behind a barrel", "beside the fish stand", "next to the scales"),
@@ -112,7 +112,7 @@ PLACES = {
                "next to the goose pen"),
               ("The cows were mooing", "A rooster crowed", "The farmer was feeding the sheep")),
         Place("barn", "in",
-              ("under the hay", "behind a milk churn", "on a dusty beam", "beside the oat sacks"),
+              ("under the hay", "behind a milk churn", "behind a dusty cart", "beside the oat sacks"),
               ("Dust danced in the light", "It smelled of hay", "Swallows nested under the roof"), indoors=True),
         Place("orchard", "in",
               ("under a crate", "behind the beehives", "at the foot of the oldest tree",
@@ -123,8 +123,8 @@ PLACES = {
               ("behind the mill wheel", "under a flour sack", "beside the stone steps", "in a dark corner"),
               ("The big wheel creaked", "Everything was dusty with flour", "Sacks stood everywhere"), indoors=True),
         Place("lake", "by",
-              ("in a rowing boat", "under the jetty", "behind the ferry hut", "near the swans"),
-              ("Sailing boats glided by", "Small waves lapped at the shore", "A heron stood in the water")),
+              ("beside the oars", "under the jetty", "behind the ferry house", "near the swans"),
+              ("Sails glided by", "Small waves lapped at the shore", "A heron stood in the water")),
         Place("library", "in",
               ("under a soft chair", "between two shelves", "behind the long curtain", "on the window seat"),
               ("Everyone was whispering", "The clock ticked", "It smelled of old paper"), indoors=True),
@@ -149,9 +149,9 @@ OUTDOORS = tuple(name for name, place in PLACES.items() if not place.indoors)
 
 # Things that one story turns on, each with a colour; and small things that come in numbers.
 TOYS = ("kite", "ball", "hat", "scarf", "book", "bell", "drum", "lantern", "cup", "basket", "bucket", "flute",
-        "blanket", "umbrella", "bag", "ribbon", "puppet", "wagon", "doll", "apron", "pillow", "crown", "brush",
+        "blanket", "umbrella", "bag", "ribbon", "puppet", "boat", "doll", "apron", "pillow", "crown", "brush",
         "flag")
-BUILDINGS = ("hut", "raft", "tower", "swing", "birdhouse", "castle", "tent", "stage", "playhouse", "ramp")
+BUILDINGS = ("hut", "doghouse", "tower", "swing", "birdhouse", "castle", "tent", "stage", "playhouse", "ramp")
 COUNTABLES = ("shell", "apple", "berry", "nut", "acorn", "pebble", "carrot", "plum", "pear", "cherry", "feather",
               "bun", "roll", "button", "bead")
 FOODS = ("apple", "berry", "nut", "carrot", "plum", "pear", "cherry", "bun", "roll")

@@ -1,0 +1,113 @@
+"""A lesson as a learner meets it: in JupyterLab, in a real browser."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from shared import answers
+from shared.checking import find_check, run_check
+from tests import lab
+
+LESSON = "week1_decoder/02_attention.ipynb"
+
+SOFTMAX = """\
+weights = torch.exp(x - x.max(dim=dim, keepdim=True).values)
+return weights / weights.sum(dim=dim, keepdim=True)"""
+
+CAUSAL_MASK = """\
+return torch.ones(n_query, n_key, dtype=torch.bool).tril(n_key - n_query)"""
+
+NOT_SCALED = """\
+scores = torch.einsum("...qd,...kd->...qk", q, k)
+if causal:
+    scores = torch.where(causal_mask(q.shape[-2], k.shape[-2]), scores, -torch.inf)
+return softmax(scores, dim=-1) @ v"""
+
+ATTENTION = NOT_SCALED.replace("q, k)", "q, k) / q.shape[-1] ** 0.5")
+
+
+@pytest.fixture
+def pages():
+    """`browser_page` where there is a browser to open one in; a skip that says what is missing elsewhere."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
+    if lab.installed_browser() is None:
+        pytest.skip("no browser on the path: install chromium or google-chrome")
+    return lab.browser_page
+
+
+def photograph(notebook, card, name):
+    """Check that the card can be read in both themes; keep pictures of it where SIXWEEKS_SCREENSHOTS says."""
+    folder = os.environ.get("SIXWEEKS_SCREENSHOTS")
+    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+        notebook.theme(theme)
+        assert lab.faint_text(card) == [], theme
+        if folder:
+            card.screenshot(path=Path(folder) / f"{name}_{theme.split()[1].lower()}.png")
+
+
+def test_a_learner_works_through_the_attention_lesson(pages, tmp_path, tmp_path_factory, work):
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=1000 * lab.TIMEOUT)
+    lab.copy_course(tmp_path)
+    with lab.serve(tmp_path, tmp_path_factory.mktemp("jupyter")) as address, pages(address) as page:
+        notebook = lab.Notebook(page, address, LESSON)
+
+        notebook.run_all_above("def softmax(")
+        assert notebook.failed_cells() == []
+        notebook.fill("def softmax(", SOFTMAX)
+        output = notebook.run("check(softmax)")
+        expect(output).to_contain_text("softmax: passed.")
+        expect(output).to_contain_text("Saved in work/week1_decoder/softmax.py")
+
+        notebook.restart_kernel()
+        assert (work / "week1_decoder" / "softmax.py").exists()
+        notebook.run_all_above("def softmax(")
+        mine = 'assert "softmax" not in globals()\nsoftmax = mine("softmax")\nsoftmax(torch.zeros(2), 0)'
+        output = notebook.new_cell("check(softmax)", mine)
+        expect(output).to_contain_text("softmax: your own answer.")
+        expect(output).to_contain_text("tensor([0.5000, 0.5000])")
+
+        notebook.fill("def causal_mask(", CAUSAL_MASK)
+        expect(notebook.run("check(causal_mask)")).to_contain_text("causal_mask: passed.")
+
+        mistake = next(sentence for sentence in find_check("attention").mistakes if "not divided by √" in sentence)
+        notebook.fill("def attention(", NOT_SCALED)
+        output = notebook.run("check(attention)")
+        card = output.get_by_role("alert")
+        expect(card).to_contain_text("attention: not yet.")
+        expect(card).to_contain_text(f"You get just this when: {mistake}")
+        expect(card).to_contain_text("hint(attention) (1 of 3)")
+        shown = output.inner_text()
+        assert not re.search(r"Traceback|CheckFailed|learner\.py|checking\.py|raise |---->", shown), shown
+        assert notebook.failed_cells() == ["check(attention)"]
+        photograph(notebook, card, "failed")
+
+        output = notebook.new_cell("check(attention)", "hint(attention)")
+        expect(output).to_contain_text("hint 1 of 3")
+        expect(output).to_contain_text(find_check("attention").hints[0])
+        photograph(notebook, output, "hint")
+
+        notebook.fill("def attention(", ATTENTION)
+        output = notebook.run("check(attention)")
+        card = output.get_by_role("status")
+        expect(card).to_contain_text("attention: passed.")
+        expect(card).to_contain_text("Saved in work/week1_decoder/attention.py")
+        assert notebook.failed_cells() == []
+        photograph(notebook, card, "passed")
+
+        notebook.command("docmanager:save")
+        # Everything but the badge on top of the lesson comes from this machine.
+        assert [url for url in page.outside if not url.endswith("/colab-badge.svg")] == []
+        assert page.complaints == []
+
+    assert run_check("attention", answers.load_saved("attention")).passed
+    assert [(a["status"], a["mistake"]) for a in answers.attempts()["attention"]] == [
+        ("failed", mistake),
+        ("passed", None),
+    ]
+    saved = json.loads((tmp_path / LESSON).read_text(encoding="utf-8"))
+    assert "attention: passed." in json.dumps(saved["cells"])

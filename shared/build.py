@@ -26,17 +26,23 @@ from shared.course import SourceError
 GRADED = "graded_solution"
 TAGS = {"exercise", "given", "solution"}
 
+# On Colab nothing that is there is replaced: only packages that are missing are installed.
 BOOTSTRAP = """\
 # On Colab this fetches the course. Anywhere else it does nothing.
 import sys
 
 if "google.colab" in sys.modules:
-    import pathlib, subprocess
+    import importlib.util, pathlib, subprocess
 
     home = "/content/{name}"
     if not pathlib.Path(home).exists():
         subprocess.run(["git", "clone", "--depth", "1", "{address}", home], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", home], check=True)
+    wanted = ("einops", "gguf", "jaxtyping", "regex", "sentencepiece", "tiktoken")
+    missing = [package for package in wanted if importlib.util.find_spec(package) is None]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "-e", home], check=True)
+    if missing:
+        subprocess.run([*pip, *missing], check=True)
     sys.path.insert(0, home)"""
 
 

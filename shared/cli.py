@@ -110,8 +110,8 @@ def summarise(path: Path) -> int:
             for line in card_lines(problem, name[1]):
                 print(f"      {line}")
         elif problem and index not in waiting:
-            first = next((line for line in problem.splitlines() if line.strip()), "it failed")
-            print(f"  ✗ cell {number}: {first}")
+            last = [line for line in _plain(problem) if line.strip()][-1:] or ["it failed"]
+            print(f"  ✗ code cell {number}: {last[0]}")
     rest = sum(
         bool(outcome.get(n)) and i in waiting and not c.source.startswith("check(") for n, (i, c) in enumerate(code)
     )
@@ -120,9 +120,14 @@ def summarise(path: Path) -> int:
     return int(failed > 0)
 
 
+def _plain(problem: str) -> list[str]:
+    """The lines of a report without terminal colours, which XML writes as #x1B."""
+    return [re.sub(r"(\x1b|#x1B)\[[0-9;]*m", "", line) for line in problem.splitlines()]
+
+
 def card_lines(problem: str, name: str) -> list[str]:
     """The plain-text card inside nbval's report."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in problem.splitlines()]
+    lines = _plain(problem)
     start = next((i for i, line in enumerate(lines) if line.startswith(f"{name}: ")), None)
     if start is None:
         return []

@@ -188,7 +188,7 @@ def slots(facts: Facts, dice: Dice) -> dict[str, str]:
         "item": f"{facts.colour} {facts.thing}" if facts.colour else facts.thing,
         "place": f"the {place.name}", "at_place": place.at, "to_place": f"to the {place.name}",
         "when": dice.pick(when), "a_day": dice.pick(day), "meal": MEALS[facts.time], "time": facts.time,
-        "setting": dice.pick(SKIES.get(facts.weather, ()) + place.sights),
+        "setting": dice.pick(place.sights if place.indoors else SKIES.get(facts.weather, ()) + place.sights),
         "spot": facts.spot or "", "event": facts.event or "", "goal": facts.goal or "",
         "reason": facts.reason, "means": facts.means, "mood": facts.mood, "feeling": facts.feeling,
     }

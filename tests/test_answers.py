@@ -84,7 +84,9 @@ def test_a_method_added_in_a_later_cell_comes_along():
 
 
 def test_guarded_imports_come_along():
-    found = extract(["try:\n    import math\nexcept ImportError:\n    math = None", "def answer():\n    return math.pi"], "answer")
+    found = extract(
+        ["try:\n    import math\nexcept ImportError:\n    math = None", "def answer():\n    return math.pi"], "answer"
+    )
     assert load(found)() > 3
 
 

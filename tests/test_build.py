@@ -147,8 +147,7 @@ def test_a_wrong_exercise_cell_is_refused(tree, tag, line, words):
 def test_a_skeleton_whose_signature_uses_an_unknown_name_is_refused(tree):
     path = tree / "week1_decoder" / "lessons" / "02_attention.py"
     path.write_text(
-        '# %% [markdown]\n# # Title\n\n# %% tags=["exercise"]\n'
-        "from week1_decoder.solutions.attention import softmax\n"
+        '# %% [markdown]\n# # Title\n\n# %% tags=["exercise"]\nfrom week1_decoder.solutions.attention import softmax\n'
     )
     with pytest.raises(SourceError, match="uses Float, Tensor, which no earlier cell imports"):
         build.build_notebook(path, root=tree)

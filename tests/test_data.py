@@ -14,8 +14,8 @@ from shared.stories import FIRST_OPTION, Dice, Facts, draw, expand, is_held_out,
 from shared.world import PLOTS, words
 from shared.world.plot import SHARED_STEPS
 
-TRAIN = stories(6_000)
-VALIDATION = stories(2_000, split="validation")
+TRAIN = stories(3_000)
+VALIDATION = stories(1_500, split="validation")
 BOTH = TRAIN + VALIDATION
 
 FORMS = {form: noun for noun in words.THINGS + words.MATERIALS + ("try", "turn") for form in (noun, words.plural(noun))}
@@ -101,7 +101,7 @@ def test_text_is_plain_and_well_formed():
         assert text.isascii() and text == " ".join(story.parts.values())
         assert not re.search(r"[{}\[\]|*]|  | [.,!?]|[.,!?]{2}|\b(the the|a a)\b", text), text
         assert text.count('"') % 2 == 0 and text[-1] in '.!?"', text
-        assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeioh]", text), text
+        assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]", text), text
         assert not re.search(r"(?:^|[.?!] )[a-z]", text), text
 
 
@@ -147,7 +147,7 @@ def test_splits_share_no_triple_and_all_single_words():
     assert not any(is_held_out(*triple) for triple in triples(TRAIN))
     for field in ("hero", "friend", "thing", "place", "colour", "plot"):
         assert {getattr(s.facts, field) for s in TRAIN} == {getattr(s.facts, field) for s in VALIDATION}
-    assert set(tokens(corpus(2_000_000))) >= set(tokens(corpus(1_000_000, split="validation")))
+    assert set(tokens(corpus(2_000_000).lower())) >= set(tokens(corpus(500_000, split="validation").lower()))
 
 
 def test_stories_depend_on_the_seed_alone():
@@ -155,8 +155,13 @@ def test_stories_depend_on_the_seed_alone():
     assert stories(5, seed=1) != TRAIN[:5]
     code = "from shared.data import stories; print(stories(3)[2].text)"
     for hash_seed in ("0", "1"):
-        out = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": hash_seed, "PATH": ""},
-                             capture_output=True, text=True, check=True)
+        out = subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": hash_seed, "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert out.stdout.strip() == TRAIN[2].text
 
 
@@ -215,4 +220,6 @@ def test_hub_texts_reads_tinystories_and_joins_wikitext_to_articles(tmp_path):
     lines = ["", " = Pond = \n", "", " A pond . \n", " = = Life = = \n", " Frogs . \n", " = Sea = \n", " Big . \n"]
     datasets.Dataset.from_dict({"text": lines}).to_parquet(file)
     assert list(hub_texts("wikitext", data_files=file)) == [
-        "= Pond =\nA pond .\n= = Life = =\nFrogs .", "= Sea =\nBig ."]
+        "= Pond =\nA pond .\n= = Life = =\nFrogs .",
+        "= Sea =\nBig .",
+    ]

@@ -40,7 +40,8 @@ def test_importing_runtime_does_not_import_torch():
 
 
 @pytest.mark.parametrize(
-    ("cuda", "mps", "device"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu"), (True, False, "cuda")]
+    ("cuda", "mps", "device"),
+    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu"), (True, False, "cuda")],
 )
 def test_the_best_device_is_picked(monkeypatch, cuda, mps, device):
     fake_gpus(monkeypatch, cuda=cuda, mps=mps)

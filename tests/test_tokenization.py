@@ -65,8 +65,10 @@ def test_the_libraries_agree_on_a_long_text_with_special_tokens(trained, text):
     ours = t.encode_bpe(text, vocab, merges, [END, PAD])
     assert ours == t.to_tiktoken(vocab, [END, PAD]).encode(text, allowed_special="all")
     assert ours == t.to_tokenizers(vocab, merges, [END, PAD]).encode(text).ids
-    assert t.decode_bpe(ours, vocab) == text == t.to_tokenizers(vocab, merges, [END, PAD]).decode(
-        ours, skip_special_tokens=False
+    assert (
+        t.decode_bpe(ours, vocab)
+        == text
+        == t.to_tokenizers(vocab, merges, [END, PAD]).decode(ours, skip_special_tokens=False)
     )
 
 
@@ -165,7 +167,12 @@ def test_the_example_of_sennrich_learns_the_common_stems():
     sample = "\n".join(["low"] * 5 + ["lower"] * 2 + ["newest"] * 6 + ["widest"] * 3)
     merges = t.train_bpe(sample, 256 + 6)[1]
     assert merges == [
-        (b"s", b"t"), (b"e", b"st"), (b"o", b"w"), (b"l", b"ow"), (b"w", b"est"), (b"n", b"e"),
+        (b"s", b"t"),
+        (b"e", b"st"),
+        (b"o", b"w"),
+        (b"l", b"ow"),
+        (b"w", b"est"),
+        (b"n", b"e"),
     ]
 
 
@@ -324,7 +331,10 @@ def fused(pieces: list[str], log_probs: dict[str, float]) -> list[str]:
 def processor() -> sentencepiece.SentencePieceProcessor:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(corpus(150_000).split("\n\n")), model_writer=model, model_type="unigram", vocab_size=300,
+        sentence_iterator=iter(corpus(150_000).split("\n\n")),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=300,
         minloglevel=2,
     )
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
@@ -338,7 +348,13 @@ def test_unigram_equals_sentencepiece_and_tokenizers(processor):
         if not processor.is_control(i) and not processor.is_unknown(i)
     }
     library = tokenizers.Tokenizer(tokenizers.models.Unigram([("<unk>", 0.0), *log_probs.items()], unk_id=0))
-    for sample in [*corpus(30_000, split="validation").split("\n\n"), "Zoë’s 🙂🙃 zebra", "一 二三", "Rufus", "quizzical"]:
+    for sample in [
+        *corpus(30_000, split="validation").split("\n\n"),
+        "Zoë’s 🙂🙃 zebra",
+        "一 二三",
+        "Rufus",
+        "quizzical",
+    ]:
         written = "▁" + sample.replace(" ", "▁")
         ours = fused(t.unigram_tokenize(written, log_probs), log_probs)
         assert ours == library.encode(written).tokens

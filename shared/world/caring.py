@@ -89,11 +89,11 @@ HELP = Plot(
     name="help",
     places=words.OUTDOORS,
     cases=(
-        Case("a gust of wind had thrown it there", "fetched a long pole", (), "was stuck high up in a tree"),
+        Case("a gust of wind had carried it up", "fetched a long pole", (), "was stuck high up in a tree"),
         Case("a knot had come loose", "let down a hook on a string", (), "had fallen down a well"),
         Case("{friend} had taken the short way through the swamp", "laid planks over the mud", (),
              "was stuck in deep mud"),
-        Case("a rock had rolled down the slope", "used a thick log to lift the rock", (), "lay under a heavy rock"),
+        Case("an old wall had tumbled down", "used a thick pole to lift the stone", (), "lay under a heavy stone"),
         Case("{friend} had jumped over the bush", "bent the thorns aside with a stick",
              ("scarf", "ribbon", "kite", "blanket", "flag", "apron", "bag", "hat"), "was caught in a thorn bush"),
         Case("the wind had slammed the door", "climbed in by the window", (), "was locked in a shed"),
@@ -129,7 +129,7 @@ HELP = Plot(
     - "[Look|Oh], my {item}!" said {friend}. It {event}, because {reason}.
     - {friend}'s {item} {event}. {reason}.
     - {friend} had a {item}, but now it {event}: {reason}.
-    - "It is my {item}," said {friend}. {reason}, and now it {event}.
+    - "It is my {item}," said {friend}. {reason}, and now the {thing} {event}.
     == try?
     - {hero} [jumped|pulled|pushed] [once|again and again], but that was [no use|not enough].
     - "[This will not be easy|That is a hard one]," said {hero}, [scratching {his} head|thinking hard].

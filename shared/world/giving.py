@@ -113,7 +113,7 @@ TRADE = Plot(
     == want
     - {he} had {n_before} [with {him}|in a little purse]. {he} [needed|wanted|was looking for] a {thing},
       because {reason}.
-    - {reason}, so {he} [needed|wanted] a {thing}. {he} had no money, but {he} had {n_before}.
+    - {he} [needed|wanted] a {thing}, for {reason}. {He} had no money, but {he} had {n_before}.
     - All {he} owned was {n_before}. And {he} [so much wanted|dreamed of] a {thing}, because {reason}.
     - "If only I had a {thing}!" {he} [sighed|thought], for {reason}. {he} [felt for|counted] {his}
       {n_before}.

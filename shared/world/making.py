@@ -38,7 +38,7 @@ BUILD = Plot(
     == setting?
     - *setting
     == want
-    - {he} wanted to build a {item}. {n_before} [lay ready|was all {he} had|were in the grass beside {him}].
+    - {he} wanted to build a {item}. {n_before} [lay ready|were all {he} had|lay beside {him}].
     - For weeks {he} had dreamed of a {item}. With {n_before} {he} [began|set to work].
     - "Today I will build a {item}," {he} [said|thought]. {He} had [gathered|found|saved] {n_before} for it.
     - {he} had [drawn a plan for|made up {his} mind to build] a {item}. {n_before} would do, {he} thought.
@@ -130,7 +130,7 @@ WEATHER = Plot(
       and {means}.
     - {friend} lived {fhome}. "Come with me!" {fhe} cried. There they {means}.
     - "I know what we can do," said {friend}. At {friend}'s home, {fhome}, they {means}.
-    - They [ran|hurried] to {friend}'s home, {fhome}. There they [shook off the cold|dried themselves] and
+    - They [ran|hurried] to {friend}'s home, {fhome}. There they [caught their breath|dried themselves] and
       {means}.
     == twist
     - The {thing} [got a place by the door|lay in a corner] and could wait for another day.

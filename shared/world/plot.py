@@ -123,7 +123,7 @@ SHARED_STEPS = {name: templates for name, _, templates in steps("""
     - When {he} [told it at home|lay in bed|thought of it later], {hero} [still felt|was still] {feeling}.
     - That night {hero} fell asleep [early|at once|with a smile], {feeling} and [tired|warm|full of dreams].
     - It had been a [long|good|special] {time}, and {hero} [was|felt] {feeling}.
-    - What a {time}! {hero} was as {feeling} as [could be|never before].
+    - What a {time}! {hero} was [as {feeling} as could be|more than {feeling}|truly {feeling}].
     - "[What a day|I will never forget this]," said {hero}, who [felt|was] [very|truly] {feeling}.
     - If you had met {hero} then, you would have seen how {feeling} {he} was.
     - {hero} [waved|said goodbye|took one last look] and {moved} home, [very|truly|quite] {feeling}.

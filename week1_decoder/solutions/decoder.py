@@ -174,10 +174,10 @@ def init_weights(model: nn.Module, n_layers: int, generator: torch.Generator | N
 class GPT(nn.Module):
     """Token ids to logits: embed, add positions, run the blocks, norm, compare with each token's embedding.
 
-    Saved under `token_embedding`, `position_embedding` (only "learned"), `blocks` and `final_norm` (only
-    "pre": a "post" block ends in a norm). The head has no weights of its own: logits = x Eᵀ with the token
-    embeddings E (Press and Wolf 2017). With "sinusoidal", E's rows are multiplied by √d_model before the
-    table is added (Vaswani, §3.4). Raises ValueError for more tokens than context_length.
+    Modules `token_embedding`, `position_embedding` (only "learned"), `blocks`, `final_norm` (only "pre"). The head
+    has no weights of its own: logits = x Eᵀ with the token embeddings E (Press and Wolf 2017). With "sinusoidal", E's
+    rows are multiplied by √d_model before the table is added (Vaswani, §3.4). The position of a token is the
+    number of real tokens before it. Raises ValueError for more tokens than context_length.
     """
 
     def __init__(self, config: GPTConfig, generator: torch.Generator | None = None) -> None:
@@ -205,11 +205,14 @@ class GPT(nn.Module):
         seq = token_ids.shape[1]
         if seq > self.config.context_length:
             raise ValueError(f"{seq} tokens do not fit in a context of {self.config.context_length}")
+        positions = torch.arange(seq, device=token_ids.device)
+        if key_mask is not None:  # padding takes no positions, on whichever side it is
+            positions = (key_mask.cumsum(dim=1) - 1).clamp(min=0)
         x = self.token_embedding(token_ids)
         if self.config.positions == "learned":
-            x = x + self.position_embedding.weight[:seq]
+            x = x + self.position_embedding(positions)
         elif self.config.positions == "sinusoidal":
-            x = math.sqrt(self.config.d_model) * x + self.position_table[:seq]
+            x = math.sqrt(self.config.d_model) * x + self.position_table[positions]
         for block in self.blocks:
             x = block(x, key_mask)
         return self.final_norm(x)

@@ -39,9 +39,10 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
     Example: ids=[1, 1, 1, 2], pair=(1, 1), new_id=9 -> [9, 1, 2].
     """
     # BEGIN SOLUTION
+    left, right = pair
     merged, i = [], 0
     while i < len(ids):
-        if tuple(ids[i : i + 2]) == tuple(pair):
+        if ids[i] == left and i + 1 < len(ids) and ids[i + 1] == right:
             merged.append(new_id)
             i += 2
         else:
@@ -73,8 +74,7 @@ def train_bpe(
     make up `vocab_size`; there are fewer only where no pair is left. Special tokens in the text are cut out first.
     Example: "ab ab", 258 -> merges [(b"a", b"b"), (b" ", b"ab")]. ValueError if vocab_size < 256 + special tokens.
     """
-    n_merges = vocab_size - 256 - len(special_tokens)
-    if n_merges < 0:
+    if vocab_size < 256 + len(special_tokens):
         raise ValueError(
             f"vocab_size is {vocab_size}, but 256 bytes and {len(special_tokens)} special tokens need "
             f"at least {256 + len(special_tokens)}"
@@ -94,6 +94,7 @@ def train_bpe(
             counts[pair] += n * repeats[w]
             found_in[pair].add(w)
 
+    n_merges = vocab_size - 256 - len(special_tokens)
     vocab = {b: bytes([b]) for b in range(256)}
     merges: list[tuple[bytes, bytes]] = []
 
@@ -190,7 +191,7 @@ def decode_bpe(ids: Sequence[int], vocab: Mapping[int, bytes]) -> str:
 def wordpiece_tokenize(word: str, vocab: set[str]) -> list[str]:
     """Cut off the longest piece in `vocab` again and again; pieces after the first are looked up as "##piece".
 
-    Schuster & Nakajima 2012; the greedy matching is BERT's (Devlin et al. 2019, section 3).
+    Schuster & Nakajima 2012; matched greedily, as in BERT (Devlin et al. 2019).
     Example: "played" with {"play", "##ed", "##e", "##d"} -> ["play", "##ed"]; where no piece fits at some point, the
     whole word is ["[UNK]"]; "" -> [].
     """
@@ -258,7 +259,7 @@ def pad_batch(
     if side not in ("left", "right"):
         raise ValueError(f'side must be "left" or "right", not {side!r}')
     length = max(len(sequence) for sequence in sequences)
-    token_ids = torch.full((len(sequences), length), pad_id)
+    token_ids = torch.full((len(sequences), length), pad_id, dtype=torch.long)
     attention_mask = torch.zeros(len(sequences), length, dtype=torch.long)
     for row, sequence in enumerate(sequences):
         start = length - len(sequence) if side == "left" else 0

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import regex
 
@@ -47,12 +48,12 @@ def standard_library(n_bytes: int) -> str:
     return "".join(texts).encode()[:n_bytes].decode(errors="ignore")
 
 
-def timed(function: Callable, repeat: int = 3) -> tuple[float, object]:
-    """Median seconds over `repeat` calls, and the result of the last."""
+def timed(function: Callable, *args, repeat: int = 3) -> tuple[float, Any]:
+    """Median seconds over `repeat` calls with these arguments, and the last result."""
     seconds = []
     for _ in range(repeat):
         start = time.perf_counter()
-        result = function()
+        result = function(*args)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds), result
 
@@ -77,7 +78,9 @@ def naive_over_distinct_words(text: str, vocab_size: int) -> list:
     """The naive trainer with one concession: each distinct pre-token is held once, with its count."""
     pretokens = Counter(regex.findall(GPT2_PATTERN, text))
     words = [list(word.encode()) for word in pretokens]
-    return recount_steps(words, list(pretokens.values()), {b: bytes([b]) for b in range(256)}, vocab_size - 256)
+    return recount_steps(
+        words, list(pretokens.values()), {b: bytes([b]) for b in range(256)}, vocab_size - 256
+    )
 
 
 def naive_over_the_text(text: str, merges: list, stops: int = 4, steps: int = 2) -> float:
@@ -123,21 +126,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the text")
     n_bytes = 100_000 if parser.parse_args().quick else 1_000_000
-    print(f"{machine()}\n{datetime.date.today()}, one process, one thread; median of 3 unless said otherwise\n")
+    print(
+        f"{machine()}\n{datetime.date.today()}, one process, one thread; median of 3 unless said otherwise\n"
+    )
     texts = {"stories": corpus(n_bytes), "Python source": standard_library(n_bytes)}
 
     print(f"### train_bpe, {n_bytes:,} bytes, vocabulary 1,000\n")
     rows = []
     for name, text in texts.items():
-        ours, (_, merges) = timed(lambda text=text: train_bpe(text, 1000))
-        words, slow = timed(lambda text=text: naive_over_distinct_words(text, 256 + len(merges)), repeat=1)
+        ours, (_, merges) = timed(train_bpe, text, 1000)
+        words, slow = timed(naive_over_distinct_words, text, 256 + len(merges), repeat=1)
         assert slow == merges
         whole = naive_over_the_text(text, merges)
         distinct = len(set(regex.findall(GPT2_PATTERN, text)))
-        rows.append([name, f"{distinct:,}", f"{ours:.2f} s", f"{words:.1f} s ({words / ours:.0f} ×)",
-                     f"{whole:,.0f} s ({whole / ours:,.0f} ×)"])
-    table(["text", "distinct pre-tokens", "ours", "recounting all distinct pre-tokens (one full run)",
-           "recounting the whole text (estimated from 8 steps)"], rows)
+        rows.append(
+            [
+                name,
+                f"{distinct:,}",
+                f"{ours:.2f} s",
+                f"{words:.1f} s ({words / ours:.0f} ×)",
+                f"{whole:,.0f} s ({whole / ours:,.0f} ×)",
+            ]
+        )
+    table(
+        [
+            "text",
+            "distinct pre-tokens",
+            "ours",
+            "recounting all distinct pre-tokens (one full run)",
+            "recounting the whole text (estimated from 8 steps)",
+        ],
+        rows,
+    )
 
     print("### train_bpe, seconds against text size and vocabulary\n")
     sizes = [n_bytes // 8, n_bytes // 4, n_bytes // 2, n_bytes]
@@ -147,8 +167,10 @@ def main() -> None:
             row = [f"{vocab_size:,}"]
             for size in sizes:
                 part = text.encode()[:size].decode(errors="ignore")
-                seconds, (vocab, _) = timed(lambda part=part, n=vocab_size: train_bpe(part, n))
-                row.append(f"{seconds:.2f}" + ("" if len(vocab) == vocab_size else f" (no pair left at {len(vocab):,})"))
+                seconds, (vocab, _) = timed(train_bpe, part, vocab_size)
+                row.append(
+                    f"{seconds:.2f}" + (f" (ends at {len(vocab):,})" if len(vocab) < vocab_size else "")
+                )
             rows.append(row)
         table([f"{name}: vocabulary", *(f"{size:,} bytes" for size in sizes)], rows)
 
@@ -157,13 +179,21 @@ def main() -> None:
     for name, text in texts.items():
         vocab, merges = train_bpe(text, 4000)
         fast_tiktoken, fast_tokenizers = to_tiktoken(vocab), to_tokenizers(vocab, merges)
-        ours, ids = timed(lambda text=text, vocab=vocab, merges=merges: encode_bpe(text, vocab, merges))
-        tiktoken, theirs = timed(lambda text=text, encoding=fast_tiktoken: encoding.encode_ordinary(text))
-        tokenizers, other = timed(lambda text=text, tokenizer=fast_tokenizers: tokenizer.encode(text).ids)
-        assert ids == theirs == other
+        ours, ids = timed(encode_bpe, text, vocab, merges)
+        tiktoken, theirs = timed(fast_tiktoken.encode_ordinary, text)
+        tokenizers, encoding = timed(fast_tokenizers.encode, text)
+        assert ids == theirs == encoding.ids
         megabytes = len(text.encode()) / 1e6
-        rows.append([name, f"{len(ids):,}", *(f"{seconds:.2f} s ({megabytes / seconds:.1f} MB/s)"
-                                              for seconds in (ours, tiktoken, tokenizers))])
+        rows.append(
+            [
+                name,
+                f"{len(ids):,}",
+                *(
+                    f"{seconds:.2f} s ({megabytes / seconds:.1f} MB/s)"
+                    for seconds in (ours, tiktoken, tokenizers)
+                ),
+            ]
+        )
     table(["text", "tokens (all three equal)", "ours", "tiktoken", "tokenizers"], rows)
 
 

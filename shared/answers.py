@@ -70,7 +70,7 @@ def notebook_cells(path: Path) -> list[str]:
 _seen_cells: list[str] = []
 
 
-def watch_kernel() -> None:
+def _watch_kernel() -> None:
     """From now on remember the text of each cell that runs. IPython's own `In` stays empty under nbval."""
     shell = _shell()
     if shell is None or _seen_cells:
@@ -307,3 +307,6 @@ def state_of(name: str, diary: dict[str, list[dict]] | None = None) -> str:
     if saved_path(name).exists():
         return "passed"
     return "tried" if name in (attempts() if diary is None else diary) else "open"
+
+
+_watch_kernel()

@@ -67,7 +67,8 @@ class ResultCard(Card):
         _, verdict, _ = _HEAD[result.status]
         if result.passed:
             return [
-                f"{result.name}: passed. All {result.observations} observations agree ({result.seconds:.2f} s).",
+                f"{result.name}: passed. All {len(result.proved)} observations agree ({result.seconds:.2f} s).",
+                f"  It holds for: {'; '.join(result.proved)}.",
                 *(f"  {note}" for note in result.notes),
                 f"  {_week_line(result.name)}",
             ]
@@ -75,7 +76,7 @@ class ResultCard(Card):
         if result.status == "todo":
             return [head, f"  next: fill it in, or hint({result.name}) (3 of them)"]
         if result.status == "failed":
-            head += f" {len(result.differing)} of {result.observations} observations differ."
+            head += f" {len(result.differing)} of {len(result.proved)} observations differ."
         lines = [head]
         if result.error:
             lines += [f"  {line}" for line in result.error.splitlines()]
@@ -107,11 +108,13 @@ class ResultCard(Card):
         sign, verdict, colour = _HEAD[result.status]
         count = ""
         if result.passed:
-            count = f" All {result.observations} observations agree ({result.seconds:.2f} s)."
+            count = f" All {len(result.proved)} observations agree ({result.seconds:.2f} s)."
         elif result.status == "failed":
-            count = f" {len(result.differing)} of {result.observations} observations differ."
+            count = f" {len(result.differing)} of {len(result.proved)} observations differ."
         parts = [_p(f"{sign} `{result.name}`: {verdict}.{count}", "font-weight:bold")]
         if result.passed:
+            labels = "".join(f"<li>{_code(label)}</li>" for label in result.proved)
+            parts.append(f"<details><summary>What was checked</summary><ul>{labels}</ul></details>")
             parts += [_p(note) for note in result.notes]
             parts.append(_p(_week_line(result.name)))
             return _box(colour, "".join(parts))

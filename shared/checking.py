@@ -44,7 +44,7 @@ class Result:
     name: str
     status: str  # passed, failed, todo, error, timeout
     seconds: float = 0.0
-    observations: int = 0
+    proved: tuple[str, ...] = ()  # the labels of all observations
     differing: list[tuple[Observation, Observation | None, Difference]] = field(default_factory=list)
     mistake: str | None = None
     error: str | None = None  # the learner's own frames and the exception, ready to print
@@ -260,7 +260,8 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
     expected = _expected(name, seed)
     start = time.perf_counter()
     run = _observe(check, answer, seed, check.seconds if seconds is None else seconds)
-    result = Result(name, "passed", time.perf_counter() - start, len(expected), printed=run.printed)
+    proved = tuple(entry.label for entry in expected)
+    result = Result(name, "passed", time.perf_counter() - start, proved, printed=run.printed)
     result.differing = _differences(check, expected, run.observations)
     if not result.differing:
         return result

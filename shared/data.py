@@ -67,20 +67,20 @@ def hub_texts(name: str, *, split: str = "train", limit: int | None = None,
 
 
 def open_rows(name: str, split: str, data_files: str | list[str] | None) -> Iterable[dict]:
-    from datasets import load_dataset
+    from datasets import load_dataset  # imported here: the stories need neither datasets nor torch
+
+    from shared.runtime import hub_reachable
 
     if data_files is not None:
         first = data_files if isinstance(data_files, str) else data_files[0]
         reader = "parquet" if ".parquet" in first else "json"
         return load_dataset(reader, data_files={split: data_files}, split=split, streaming=True)
     repository, configuration = HUB[name]
-    try:
-        return load_dataset(repository, configuration, split=split, streaming=True)
-    except (ConnectionError, OSError) as error:
+    if not hub_reachable():
         raise ConnectionError(
-            f"{repository} could not be opened on the Hugging Face hub ({type(error).__name__}). Connect to the "
-            "network, give files of the same schema as data_files=, or use the course's own stories: corpus(n_bytes)."
-        ) from error
+            f"{repository} is on the Hugging Face hub, which cannot be reached from here. Connect to the network, "
+            "give files of the same schema as data_files=, or use the course's own stories: corpus(n_bytes).")
+    return load_dataset(repository, configuration, split=split, streaming=True)
 
 
 def join_wikitext(lines: Iterable[str]) -> Iterator[str]:

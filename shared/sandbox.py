@@ -378,30 +378,37 @@ def _become_child(lease: int, channel: int, out: int, err: int) -> None:
 
 def _work(job: dict, report) -> None:
     folder, limits = job["folder"], Limits(**job["limits"])
-    finish = _sealed(job.pop("nonce"), report)
     os.chdir(folder)
     os.environ |= dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), folder) | {"USER": "learner"}
-    for stream in (sys.stdout, sys.stderr):  # line by line: what was printed before an endless loop is seen
+    finish, clock, streams = _sealed(job.pop("nonce"), report), time.monotonic, (sys.stdout, sys.stderr)
+    for stream in streams:  # line by line: what was printed before an endless loop is seen
         stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
     report(json.dumps(asdict(_confine(limits, folder, job["home"]))).encode() + b"\n")
-    start = time.monotonic()
+    start = clock()
     try:
         value = _run_program(job["code"]) if "code" in job else _run_function(**job)
         answer = {"status": "passed", "value": value}
-        if len(json.dumps(value)) > ANSWER_BYTES:
-            answer = {"status": "output", "error": f"returned more than {ANSWER_BYTES:,} bytes"}
     except BaseException as error:
         answer = _failure(error)
-    for stream in (sys.stdout, sys.stderr):
+    seconds = clock() - start
+    for stream in streams:
         with contextlib.suppress(Exception):
             stream.flush()
-    finish(answer | {"seconds": time.monotonic() - start})
+    try:
+        finish(answer, seconds)
+    except BaseException as error:  # a value that is not JSON
+        finish(_failure(error), seconds)
 
 
 def _sealed(nonce: str, report):
-    def finish(answer: dict) -> None:
-        report(json.dumps(answer | {"nonce": nonce}).encode() + b"\n")
-        os._exit(0)
+    dumps, leave = json.dumps, os._exit  # as they are now: a program may put its own in their place
+
+    def finish(answer: dict, seconds: float) -> None:
+        line = dumps(answer | {"seconds": seconds, "nonce": nonce}).encode()
+        if len(line) > ANSWER_BYTES:
+            return finish({"status": "output", "error": f"returned more than {ANSWER_BYTES:,} bytes"}, seconds)
+        report(line + b"\n")
+        leave(0)
 
     return finish
 

@@ -31,6 +31,7 @@ from shared.world.words import (
 )
 
 MIN_WORDS, MAX_WORDS = 60, 150
+NAMES, PLOT_NAMES = tuple(CHARACTERS), tuple(PLOTS)
 HELD_OUT = 10  # one in ten (hero, thing, place) triples is kept for validation
 POSITION = {word: i for words in (CHARACTERS, THINGS, PLACES) for i, word in enumerate(words)}
 
@@ -118,8 +119,8 @@ class Slot(str):
 
 
 TOKEN = re.compile(r"\{\w+\}|[\[\]|]|[^\[\]|{}]+")
-AN = re.compile(r"\b([Aa])(?= [aeiou])(?! one\b)")
-FIRST_LETTER = re.compile(r'^"?[a-z]|[.!?] "?[a-z]|\." [a-z]', re.MULTILINE)
+AN = re.compile(r" a(?= [aeiou])(?! one\b)")
+FIRST_LETTER = re.compile(r'[.!?\n] ?"?[a-z]|\." [a-z]')  # not after !" or ?", where "said Pip" may follow
 
 
 @cache
@@ -152,9 +153,9 @@ def expand(options: list[list], filling: dict[str, str], dice: Dice) -> str:
 
 
 def polish(text: str) -> str:
-    """Set "an", single spaces and the capital letter of each sentence; a new line starts a sentence."""
-    text = AN.sub(r"\1n", text.replace("  ", " ").replace(" .", "."))
-    return FIRST_LETTER.sub(lambda match: match.group().upper(), text)
+    """Set "an" (from a small a), single spaces and the first letter of each sentence; a new line starts one."""
+    text = AN.sub(" an", "\n" + text.replace("  ", " "))
+    return FIRST_LETTER.sub(lambda match: match.group().upper(), text)[1:]
 
 
 def render(template: str, filling: dict[str, str]) -> str:
@@ -213,10 +214,10 @@ def is_held_out(hero: str, thing: str, place: str) -> bool:
 
 def draw(dice: Dice, *, validation: bool = False, plot: str | None = None) -> Facts:
     """Draw the facts of one story, of the given plot or of any."""
-    chosen = PLOTS[plot or dice.pick(tuple(PLOTS))]
+    chosen = PLOTS[plot or dice.pick(PLOT_NAMES)]
     case = dice.pick(chosen.cases)
     while True:
-        hero, friend = dice.pick(tuple(CHARACTERS)), dice.pick(tuple(CHARACTERS))
+        hero, friend = dice.pick(NAMES), dice.pick(NAMES)
         thing, place = dice.pick(case.things or chosen.things), dice.pick(chosen.places)
         if hero != friend and is_held_out(hero, thing, place) == validation:
             break
@@ -238,7 +239,7 @@ def draw(dice: Dice, *, validation: bool = False, plot: str | None = None) -> Fa
                         after=before - change if chosen.takes else before + change,
                         counted=thing if chosen.units == ("thing",) else dice.pick(chosen.units))
     filling = slots(facts, FIRST_OPTION)
-    phrases = {name: AN.sub(r"\1n", expand(parse(phrase), filling, dice)) if phrase else None
+    phrases = {name: AN.sub(" an", expand(parse(phrase), filling, dice)) if phrase else None
                for name in ("reason", "means", "event", "goal") for phrase in [getattr(facts, name)]}
     return replace(facts, **phrases)
 

@@ -204,7 +204,7 @@ class Notebook:
 
     def theme(self, name: str) -> None:
         self.command("apputils:change-theme", {"theme": name})
-        self.page.wait_for_selector(f'body[data-jp-theme-name="{name}"]')
+        self.page.wait_for_selector(f'body[data-jp-theme-name="{name}"]', state="attached")
 
     def failed_cells(self) -> list[str]:
         """First lines of the cells that show an error."""

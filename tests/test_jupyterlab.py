@@ -45,6 +45,7 @@ def photograph(notebook, card, name):
         notebook.theme(theme)
         assert lab.faint_text(card) == [], theme
         if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
             card.screenshot(path=Path(folder) / f"{name}_{theme.split()[1].lower()}.png")
 
 
@@ -81,6 +82,7 @@ def test_a_learner_works_through_the_attention_lesson(pages, tmp_path, tmp_path_
         expect(card).to_contain_text("attention: not yet.")
         expect(card).to_contain_text(f"You get just this when: {mistake}")
         expect(card).to_contain_text("hint(attention) (1 of 3)")
+        expect(card.get_by_text("1.269")).to_have_css("font-weight", "700")  # the cell that differs from 1.33
         shown = output.inner_text()
         assert not re.search(r"Traceback|CheckFailed|learner\.py|checking\.py|raise |---->", shown), shown
         assert notebook.failed_cells() == ["check(attention)"]
@@ -96,6 +98,7 @@ def test_a_learner_works_through_the_attention_lesson(pages, tmp_path, tmp_path_
         card = output.get_by_role("status")
         expect(card).to_contain_text("attention: passed.")
         expect(card).to_contain_text("Saved in work/week1_decoder/attention.py")
+        assert "your own answer" not in output.inner_text()  # saving runs the cells again, unseen
         assert notebook.failed_cells() == []
         photograph(notebook, card, "passed")
 

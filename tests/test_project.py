@@ -68,3 +68,10 @@ def test_ruff_finds_nothing():
 def test_the_modules_of_shared_stay_small():
     for path in (course.ROOT / "shared").rglob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 310, path
+
+
+def test_each_weeks_readme_names_every_exercise_beside_its_lesson():
+    for exercise in course.exercises().values():
+        readme = (course.ROOT / exercise.week / "README.md").read_text(encoding="utf-8")
+        (row,) = [line for line in readme.splitlines() if line.startswith("| [") and f"_{exercise.lesson}]" in line]
+        assert f"`{exercise.name}`" in row, f"{exercise.name} is missing in {exercise.week}/README.md"

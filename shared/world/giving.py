@@ -121,7 +121,7 @@ TRADE = Plot(
     - {friend_full} sat behind a little table with [all kinds of|a hundred small|old and new] things. Among
       them was a {item}.
     - {friend_full} had [a stall|a mat|a cart] full of [goods|treasures]. There {hero} saw a {item}.
-    - "[Come closer|Have a look]!" called {friend_full} from a [stall|table]. And what did {hero} see? A
+    - "[Come closer|Have a look]!" called {friend_full} from a [stall|table]. And what did {hero} see? a
       {item}!
     == problem
     - "How much is it?" asked {hero}. "{n_change}," said {friend}. {hero} [was|looked] {mood} and
@@ -271,7 +271,7 @@ GIFT = Plot(
     - {hero} [thought fast|kept calm] and {means}. [It worked|That was clever|What luck, it helped]!
     - What now? {hero} {means}, and {friend} [forgot to be curious|did not notice a thing].
     == give
-    - Then {he} [took|pulled] out the {thing}. "[This is for you|Surprise]!" {he} [cried|said]. {friend}
+    - Then {hero} [took|pulled] out the {thing}. "[This is for you|Surprise]!" {he} [cried|said]. {friend}
       [beamed|clapped|could hardly believe it].
     - A little later {friend} held the {thing}. "[How beautiful|For me? Thank you]!" {fhe} [cried|said].
     - At last the {thing} came out of its hiding place. {friend} [hugged {hero}|danced with joy|was

@@ -38,7 +38,7 @@ LOST = Plot(
     - {he} had a {item} with {him}. It was {his} [best|favourite|dearest] [thing|thing in the world].
     - {he} carried a {item}, a present from {his} [uncle|grandmother|cousin|aunt].
     - {he} wanted to play with {his} {item}, which was [quite new|a birthday present|almost as good as new].
-    - "What a [fine|lovely] day to take out my {item}," {he} [thought|said to {himself}].
+    - "What a [fine|lovely] {time} to take out my {item}," {he} [thought|said to {himself}].
     == problem
     - But [when {he} looked up|a little later|after a nap|after a short rest], the {thing} was gone! {hero}
       was {mood}.
@@ -185,9 +185,9 @@ WAY = Plot(
     - {hero_full} had [found|mended|washed] a {item} that belonged to {friend_full}. {when}, {he} wanted to
       take it {to_place}, where {friend} was.
     == walk?
-    - [Left, right, left, right|On and on|Up and down], {he} [marched|walked|went], and {he}
+    - [Left, right, left, right|On and on|Up and down], {hero} [marched|walked|went], and {he}
       [sang|hummed|whistled] a song.
-    - {he} [greeted|waved to|said hello to] [every bird|a snail|the cows] on the way.
+    - {hero} [greeted|waved to|said hello to] [every bird|a snail|the cows] on the way.
     - It was not far, {hero} thought.
     == problem
     - But [halfway|after an hour|soon] {hero} [did not know the way any more|was lost], because {reason}.

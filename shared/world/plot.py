@@ -97,6 +97,9 @@ SHARED_STEPS = {name: templates for name, _, templates in steps("""
     - {friend_full} was [not far away|close by|just passing] and [stopped|stood still|turned around].
     - Who came [along|by] but {friend_full}?
     - [Luckily|By good luck], {friend_full} was on the way [home|back] and stopped.
+    - There was a [rustle|noise|sneeze] behind {him}. It was {friend_full}.
+    - [Nearby|Not far off], {friend_full} was [taking a walk|resting] and [came to see|looked up].
+    - A friendly voice said hello. It [was|belonged to] {friend_full}.
 
     == ask
     - "[What is the matter|What is wrong|What happened|Why do you look so {mood}]?" [asked {friend}|{friend}
@@ -106,6 +109,7 @@ SHARED_STEPS = {name: templates for name, _, templates in steps("""
       think of something|Two heads are better than one]," {fhe} said.
     - "Can you help me?" asked {hero}. "[Of course|Sure|Gladly|With pleasure]!" said {friend}.
     - {hero} told {friend} what had happened, and {friend} [nodded|listened well|thought about it].
+    - {friend} wanted to know [everything|what was going on], and {hero} [explained it|told the story].
 
     == thanks
     - "[Thank you|Thanks], {friend}!" [said|called|cried] {hero}[| and hugged {fhim}| and jumped up and
@@ -113,6 +117,8 @@ SHARED_STEPS = {name: templates for name, _, templates in steps("""
     - "[I could not have done it alone|You are a true friend|That was a great help]," said {hero}.
     - {hero} thanked {friend} [again and again|with a deep bow|with a big hug|with all {his} heart].
     - {hero} gave {friend} a [big|long|warm] hug. "[You are the best|That was kind of you]," {he} said.
+    - Without {friend} [it would not have ended so well|this would have been a sad {time}].
+    - "If you ever need help, [call me|come to me]," said {hero}[| to {friend}].
 
     == ending
     - [In the end|At last|Now|That {time}] {hero} was {feeling}[| again| from head to toe| indeed].

@@ -131,7 +131,10 @@ def _mean_of_row_means(logits, targets, ignore_index=-100):
             "(nats * counts).mean()",
         ),
         "Ignored positions count as if their target were token 0.": ("nats[counts].mean()", "nats.mean()"),
-        "The losses are summed, not averaged: the loss grows with the batch.": ("nats[counts].mean()", "nats[counts].sum()"),
+        "The losses are summed, not averaged: the loss grows with the batch.": (
+            "nats[counts].mean()",
+            "nats[counts].sum()",
+        ),
         "Each row is averaged first: tokens of short rows then weigh more than those of long ones.": _mean_of_row_means,
         "-100 is built in: another ignore_index is trained on as if it were text.": (
             "targets != ignore_index",
@@ -147,8 +150,10 @@ def _mean_of_row_means(logits, targets, ignore_index=-100):
             "nats[counts].mean()",
             "nats[counts].mean() / math.log(2)",
         ),
-        "A batch with nothing to learn gives loss 0, which looks like a perfect model; the mean of nothing is "
-        "nan.": ("nats[counts].mean()", "nats[counts].sum() / counts.sum().clamp(min=1)"),
+        "A batch with nothing to learn gives loss 0, which looks like a perfect model; the mean of nothing is nan.": (
+            "nats[counts].mean()",
+            "nats[counts].sum() / counts.sum().clamp(min=1)",
+        ),
     },
 )
 def check_cross_entropy(cross_entropy, rng):
@@ -190,7 +195,7 @@ def _weighted_mean_of_perplexities(losses, counts):
     hints=(
         "Add up the nats of the whole corpus first, then divide once, then exponentiate once.",
         "The nats of a sequence are its mean loss times its number of counted tokens.",
-        "Pick the sequences with counts > 0; (losses · counts).sum() / counts.sum(); exp of that."
+        "Pick the sequences with counts > 0; (losses · counts).sum() / counts.sum(); exp of that.",
     ),
     mistakes={
         "The perplexities of the sequences are averaged: exp is convex, so the result is too high, and one bad "

@@ -21,7 +21,6 @@ import inspect
 import io
 import json
 import math
-import socket
 import time
 import unicodedata
 from collections import Counter, defaultdict
@@ -40,9 +39,10 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from shared import borrow, check, explore, hint, mine, progress
+from shared import borrow, check, explore, hint, mine, models, progress
 from shared.data import corpus, stories
 from shared.plotting import COLOURS, figure
+from shared.runtime import hub_reachable
 
 # %% [markdown]
 # ## Characters and bytes
@@ -179,7 +179,9 @@ vocab, merges = train_bpe(train_text, 1024, [END])
 seconds = time.perf_counter() - start
 
 distinct = len(set(regex.findall(GPT2_PATTERN, train_text)))
-print(f"{len(train_text):,} bytes, {distinct:,} distinct pre-tokens, {len(merges)} merges in {seconds:.2f} s")
+print(
+    f"{len(train_text):,} bytes, {distinct:,} distinct pre-tokens, {len(merges)} merges in {seconds:.2f} s"
+)
 print("first:", [(left + right).decode() for left, right in merges[:12]])
 print("last: ", [(left + right).decode() for left, right in merges[-6:]])
 print("special:", {i: token for i, token in vocab.items() if i >= 256 + len(merges)})
@@ -187,6 +189,7 @@ print("special:", {i: token for i, token in vocab.items() if i >= 256 + len(merg
 # %% [markdown]
 # The first merges are the commonest letter pairs and small words; the last are whole words with their space. How long would it
 # have taken to count everything again for every merge? A twentieth of the text and 60 merges are enough to see:
+
 
 # %% tags=["nbval-ignore-output"]
 def train_slowly(text: str, n_merges: int) -> list[tuple[bytes, bytes]]:
@@ -212,7 +215,9 @@ start = time.perf_counter()
 fast = train_bpe(part, 256 + 60)[1]
 fast_seconds = time.perf_counter() - start
 print(f"the same merges: {slow == fast}; {slow_seconds:.2f} s against {fast_seconds:.3f} s")
-print(f"at that rate, the {len(merges)} merges above would take {slow_seconds * 20 * len(merges) / 60 / 60:.0f} minutes")
+print(
+    f"at that rate, the {len(merges)} merges above would take {slow_seconds * 20 * len(merges) / 60 / 60:.0f} minutes"
+)
 
 # %% [markdown]
 # ## Encoding
@@ -245,6 +250,7 @@ print(decode_bpe(ids, vocab) == sample, "|", decode_bpe(ids[:-2], vocab))
 # %% [markdown]
 # Numbers are hard to look at. This small function colours tokens; a token that is no whole character is shown as its bytes.
 
+
 # %%
 def show_tokens(ids: list[int], vocab: Mapping[int, bytes], note: str = "") -> HTML:
     """Each token on its own ground; the grounds are translucent, so they suit light and dark themes."""
@@ -255,10 +261,16 @@ def show_tokens(ids: list[int], vocab: Mapping[int, bytes], note: str = "") -> H
         except UnicodeDecodeError:
             shown = f"<small>{vocab[token_id].hex()}</small>"
         ground = COLOURS[[0, 1, 2, 4][i % 4]] + "66"
-        spans.append(f'<span title="{token_id}" style="background:{ground};padding:1px 0;border-radius:3px">{shown}</span>')
+        spans.append(
+            f'<span title="{token_id}" style="background:{ground};padding:1px 0;border-radius:3px">{shown}</span>'
+        )
     n_bytes = sum(len(vocab[token_id]) for token_id in ids)
-    counted = f"{note} {n_bytes} bytes in {len(ids)} tokens: {n_bytes / max(len(ids), 1):.2f} bytes per token"
-    return HTML(f'<div style="white-space:pre-wrap;line-height:1.7">{"".join(spans)}</div><small>{counted}</small>')
+    counted = (
+        f"{note} {n_bytes} bytes in {len(ids)} tokens: {n_bytes / max(len(ids), 1):.2f} bytes per token"
+    )
+    return HTML(
+        f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7">{"".join(spans)}</div><small>{counted}</small>'
+    )
 
 
 display(show_tokens(ids, vocab))
@@ -268,6 +280,7 @@ display(show_tokens(ids, vocab))
 #
 # Someone found a way to encode without any ranks: cut off the longest token that fits, and go on. It is shorter and faster, and
 # their test passes, for it checks that decoding gives the text back.
+
 
 # %%
 def encode_longest(text: str, vocab: Mapping[int, bytes]) -> list[int]:
@@ -291,12 +304,24 @@ assert decode_bpe(encode_longest(held_out, vocab), vocab) == held_out
 # %%
 words = Counter(regex.findall(GPT2_PATTERN, held_out))
 small_vocab, small_merges = {i: vocab[i] for i in range(512)}, merges[:256]
-other = [word for word in words if encode_longest(word, small_vocab) != encode_bpe(word, small_vocab, small_merges)]
+other = [
+    word
+    for word in words
+    if encode_longest(word, small_vocab) != encode_bpe(word, small_vocab, small_merges)
+]
 for word in other[:4]:
-    for name, ids in (("ranks", encode_bpe(word, small_vocab, small_merges)), ("longest", encode_longest(word, small_vocab))):
+    for name, ids in (
+        ("ranks", encode_bpe(word, small_vocab, small_merges)),
+        ("longest", encode_longest(word, small_vocab)),
+    ):
         print(f"{name:8s}", "|".join(vocab[i].decode() for i in ids))
-n_right, n_longest = len(encode_bpe(held_out, small_vocab, small_merges)), len(encode_longest(held_out, small_vocab))
-print(f"{len(other)} of {len(words)} words differ; {n_right:,} tokens by ranks, {n_longest:,} by the longest match")
+n_right, n_longest = (
+    len(encode_bpe(held_out, small_vocab, small_merges)),
+    len(encode_longest(held_out, small_vocab)),
+)
+print(
+    f"{len(other)} of {len(words)} words differ; {n_right:,} tokens by ranks, {n_longest:,} by the longest match"
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -358,8 +383,11 @@ their_merges = [tuple(pair) for pair in json.loads(library.to_str())["model"]["m
 characters = byte_characters()
 our_merges = [tuple("".join(characters[byte] for byte in token) for token in pair) for pair in merges]
 alike = next(i for i, (a, b) in enumerate(zip(our_merges, their_merges, strict=True)) if a != b)
-print(f"the first {alike} merges are the same, and {len(set(our_merges) & set(their_merges))} of all {len(merges)}")
-print(f"tokens on unseen stories: {len(encode_bpe(held_out, vocab, merges)):,} with yours, {len(library.encode(held_out).ids):,} with theirs")
+print(
+    f"the first {alike} merges are the same, and {len(set(our_merges) & set(their_merges))} of all {len(merges)}"
+)
+n_ours, n_theirs = len(encode_bpe(held_out, vocab, merges)), len(library.encode(held_out).ids)
+print(f"tokens on unseen stories: {n_ours:,} with yours, {n_theirs:,} with theirs")
 
 # %% [markdown]
 # It does not, as long as training and encoding hold to one rule.
@@ -367,6 +395,7 @@ print(f"tokens on unseen stories: {len(encode_bpe(held_out, vocab, merges)):,} w
 # And the other way round: a real model's merges in *your* function. SmolLM2's tokenizer is byte-level BPE with 48,900 merges. (It
 # cuts numbers into single digits first, so the sample has none. The first time, this fetches about 100 MB, which the next lesson
 # needs too.) GPT-2's own comes from the hub, where there is one.
+
 
 # %%
 def encode_with_theirs(description: dict, text: str) -> list[int]:
@@ -383,25 +412,29 @@ def encode_with_theirs(description: dict, text: str) -> list[int]:
     return encode_bpe(text, theirs, [(to_bytes(left), to_bytes(right)) for left, right in pairs])
 
 
+# %%
 def smollm2_tokenizer() -> tokenizers.Tokenizer:
-    from shared.models import smollm2
-
-    return smollm2()[1].backend_tokenizer
+    if not models.available():
+        models.smollm2()  # fetches it
+    return tokenizers.Tokenizer.from_file(str(models.smollm2_folder() / "tokenizer.json"))
 
 
 def gpt2_tokenizer() -> tokenizers.Tokenizer:
-    socket.create_connection(("huggingface.co", 443), timeout=3).close()  # the library itself would try for half a minute
+    if not hub_reachable():
+        raise ConnectionError("no Hugging Face hub here")
     return tokenizers.Tokenizer.from_pretrained("gpt2")
 
 
 sample = "It's a trap! Naïve owls — 猫头鹰 🦉 — said:\n\n    def owl():  pass"
+assert encode_with_theirs(json.loads(fast_tokenizer.to_str()), sample) == encode_bpe(sample, vocab, merges)
 for name, load in {"SmolLM2": smollm2_tokenizer, "GPT-2": gpt2_tokenizer}.items():
     try:
         theirs = load()
     except Exception as error:
         print(f"{name}: not reached ({type(error).__name__})")
         continue
-    equal = encode_with_theirs(json.loads(theirs.to_str()), sample) == theirs.encode(sample, add_special_tokens=False).ids
+    expected = theirs.encode(sample, add_special_tokens=False).ids
+    equal = encode_with_theirs(json.loads(theirs.to_str()), sample) == expected
     print(f"{name}, {theirs.get_vocab_size():,} tokens: your ids are its ids: {equal}")
     assert equal
 
@@ -428,43 +461,60 @@ english = (
     "began to snow, and the little fox gave half of its scarf to the old badger. From then on they went to the river together "
     "every morning."
 )
-code = {name: inspect.getsource(__import__(name)) for name in ("argparse", "inspect", "tarfile", "textwrap", "calendar")}
+code = {
+    name: inspect.getsource(__import__(name))
+    for name in ("argparse", "inspect", "tarfile", "textwrap", "calendar")
+}
 unseen = {"stories": held_out, "Python code": code["textwrap"] + code["calendar"], "Chinese": chinese}
 
 
-def bytes_per_token(text: str, vocab: Mapping[int, bytes], merges: list, n_parts: int = 8) -> tuple[float, float]:
-    """Mean over parts of the text, and its standard error."""
-    size = math.ceil(len(text) / n_parts)
+def bytes_per_token(text: str, vocab: Mapping[int, bytes], merges: list) -> tuple[float, float]:
+    """Mean over eight parts of the text, and its standard error."""
+    size = math.ceil(len(text) / 8)
     parts = [text[i : i + size] for i in range(0, len(text), size)]
     ratios = torch.tensor([len(part.encode()) / len(encode_bpe(part, vocab, merges)) for part in parts])
     return ratios.mean().item(), ratios.std().item() / math.sqrt(len(parts))
 
 
-# %%
-sizes = [256, 288, 320, 384, 512, 640, 768, 896, 1023]
+# %% tags=["nbval-ignore-output"]
+large_vocab, large_merges = train_bpe(train_text, 8192)
+sizes = [n for n in (256, 320, 384, 512, 768, 1024, 1536, 2048, 3072, 4096) if n < len(large_vocab)] + [
+    len(large_vocab)
+]
 fig, ax = figure("", "vocabulary size (tokens)", "bytes per token", height=4)
-at_size = {}
-for (name, text), colour, marker in zip(tqdm(unseen.items(), desc="encoding"), COLOURS, "os^", strict=False):
-    measured = [bytes_per_token(text, {i: vocab[i] for i in range(n)}, merges[: n - 256]) for n in sizes]
+at_1024 = {}
+for (name, text), colour, marker in zip(
+    tqdm(unseen.items(), desc="encoding"), COLOURS, "os^", strict=False
+):
+    measured = [
+        bytes_per_token(text, {i: large_vocab[i] for i in range(n)}, large_merges[: n - 256]) for n in sizes
+    ]
     mean, error = map(torch.tensor, zip(*measured, strict=True))
     ax.errorbar(sizes, mean, yerr=2 * error, fmt=marker + "-", color=colour, capsize=3, label=name)
-    at_size[name] = mean.tolist()
+    at_1024[name] = mean[sizes.index(1024)].item()
 ax.set_xscale("log", base=2)
-ax.set_xticks([256, 512, 1024], ["256", "512", "1,024"])
+ax.set_xticks([256, 512, 1024, 2048], ["256", "512", "1,024", "2,048"])
 ax.set_title(
-    f"1,023 tokens learnt on stories: {at_size['stories'][-1]:.1f} bytes each on stories, "
-    f"{at_size['Python code'][-1]:.1f} on code, {at_size['Chinese'][-1]:.1f} on Chinese",
-    loc="left", fontsize=10,
+    f"1,024 tokens learnt on stories hold {at_1024['stories']:.1f} bytes each on stories,\n"
+    f"{at_1024['Python code']:.1f} on code and {at_1024['Chinese']:.1f} on Chinese",
+    loc="left",
+    fontsize=11,
 )
 ax.legend(frameon=False)
 plt.show()
 
+used = Counter(encode_bpe(train_text, large_vocab, large_merges))
+rare = sum(0 < n < 20 for n in used.values()) / len(used)
+print(
+    f"no pair was left at {len(large_vocab):,} tokens; {rare:.0%} of those that are used occur fewer than 20 times"
+)
+
 # %% [markdown]
 # Error bars are two standard errors over eight parts of each text.
 #
-# Compression is not quality, though. Past some size new tokens are rare words, each seen a few times, and a model cannot learn
-# much about them. And losses per token of two tokenizers cannot be compared at all, since their tokens differ in size. Lesson 04
-# compares them per byte.
+# On stories the curve bends where every word has become one token: no merge can cross a space. And compression is not quality.
+# The last tokens are rare words, each seen a few times, and a model cannot learn much about them. Nor can the losses per token of two
+# tokenizers be compared, since their tokens differ in size; lesson 04 compares them per byte.
 #
 # ## The wrong kind of text
 #
@@ -478,6 +528,7 @@ display(show_tokens(encode_bpe("def area(r):\n    return 3.14159 * r ** 2", voca
 # %% [markdown]
 # With the slider you can watch words grow together as the vocabulary does:
 
+
 # %%
 def at_vocab_size(vocab_size: int) -> HTML:
     part = {i: vocab[i] for i in range(vocab_size)}
@@ -487,16 +538,19 @@ def at_vocab_size(vocab_size: int) -> HTML:
 explore(at_vocab_size, vocab_size=(256, 1023, 400))
 
 # %% [markdown]
-# The two paragraphs say the same, so their tokens can be counted against each other. Whoever pays for tokens pays for this, and
-# so does whoever has a context of 1,024 of them.
-#
-# Is it the size of the vocabulary, or what it was trained on? Three tokenizers of the same size, trained on as many bytes each:
+# Is it the size of the vocabulary, or what it was trained on? Here are three tokenizers of the same size, each trained on as many
+# bytes. The two paragraphs say the same, so their tokens can be counted against each other: whoever pays for tokens pays for the
+# difference, and so does whoever has a context of 1,024 of them.
 
 # %%
 code_text = code["argparse"] + code["inspect"] + code["tarfile"]
 size = len(code_text)
 stories_text = corpus(size)
-training = {"stories": stories_text, "code": code_text, "half and half": stories_text[: size // 2] + code_text[: size // 2]}
+training = {
+    "stories": stories_text,
+    "code": code_text,
+    "half and half": stories_text[: size // 2] + code_text[: size // 2],
+}
 trained = {name: train_bpe(text, 1024) for name, text in tqdm(training.items(), desc="training")}
 
 fig, ax = figure("", "", "bytes per token on unseen text", height=4)
@@ -505,19 +559,31 @@ table = {}
 for i, (name, tokenizer) in enumerate(trained.items()):
     measured = [bytes_per_token(text, *tokenizer) for text in unseen.values()]
     mean, error = map(torch.tensor, zip(*measured, strict=True))
-    ax.bar(places + 0.27 * (i - 1), mean, 0.25, yerr=2 * error, capsize=3, color=COLOURS[i], label=f"trained on {name}")
+    ax.bar(
+        places + 0.27 * (i - 1),
+        mean,
+        0.25,
+        yerr=2 * error,
+        capsize=3,
+        color=COLOURS[i],
+        label=f"trained on {name}",
+    )
     table[name] = mean.tolist()
 ax.set_xticks(places, list(unseen))
+lost = [1 - table["half and half"][i] / table[name][i] for i, name in enumerate(("stories", "code"))]
 ax.set_title(
-    f"A mixture costs little: {table['half and half'][0]:.1f} of {table['stories'][0]:.1f} bytes on stories, "
-    f"{table['half and half'][1]:.1f} of {table['code'][1]:.1f} on code",
-    loc="left", fontsize=10,
+    f"Trained on half and half, a token holds {100 * lost[0]:.0f} % fewer bytes of stories\n"
+    f"and {100 * lost[1]:.0f} % fewer of code; for Chinese nothing is learnt",
+    loc="left",
+    fontsize=11,
 )
 ax.legend(frameon=False)
 plt.show()
 for name, (tokens, pairs) in trained.items():
     n_chinese, n_english = len(encode_bpe(chinese, tokens, pairs)), len(encode_bpe(english, tokens, pairs))
-    print(f"trained on {name:13s}: the same paragraph is {n_chinese} tokens in Chinese, {n_english} in English")
+    print(
+        f"trained on {name:13s}: the same paragraph is {n_chinese} tokens in Chinese, {n_english} in English"
+    )
 
 # %% [markdown]
 # ## WordPiece
@@ -543,12 +609,13 @@ library = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
 library.normalizer = tokenizers.normalizers.BertNormalizer()  # lower case, no accents
 library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()  # white space and punctuation
 trainer = tokenizers.trainers.WordPieceTrainer(
-    vocab_size=300, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"], show_progress=False
+    vocab_size=800, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"], show_progress=False
 )
 library.train_from_iterator(corpus(100_000).split("\n\n"), trainer)
 
 pieces = set(library.get_vocab())
-words = sorted(set(regex.findall(r"[a-z]+", held_out.lower()))) + ["unwooded", "你", "zebras", "naive🙂", "x" * 90]
+words = sorted(set(regex.findall(r"[a-z]+", held_out.lower())))
+words += ["unwooded", "你", "zebras", "naive🙂", "x" * 90]
 for word in words:
     assert wordpiece_tokenize(word, pieces) == [token.value for token in library.model.tokenize(word)], word
 print(f"the same pieces for all {len(words):,} words")
@@ -589,8 +656,12 @@ from week1_decoder.solutions.tokenization import unigram_tokenize
 # %%
 model_file = io.BytesIO()
 sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(corpus(300_000).split("\n\n")), model_writer=model_file, model_type="unigram", vocab_size=400,
-    character_coverage=1.0, minloglevel=2,
+    sentence_iterator=iter(corpus(300_000).split("\n\n")),
+    model_writer=model_file,
+    model_type="unigram",
+    vocab_size=400,
+    character_coverage=1.0,
+    minloglevel=2,
 )
 processor = sentencepiece.SentencePieceProcessor(model_proto=model_file.getvalue())
 log_probs = {
@@ -622,12 +693,15 @@ print("BPE    ", "|".join(vocab[i].decode() for i in bpe).replace(" ", "▁"))
 print("unigram", "|".join(unigram_tokenize("▁" + sample.replace(" ", "▁"), log_probs)))
 
 # %% [markdown]
-# Because every cut has a probability, one can also *draw* cuts, so that a model sees the same word in several spellings while it
-# trains (*subword regularization*). BPE has no such thing of its own.
+# BPE builds a long word pair by pair, and every step on the way has to be common itself. Unigram starts from whole words and drops what
+# it can spare, so at the same size it often holds long common words that BPE has not come to yet.
+#
+# Every cut has a probability, so there is a second best and a third. Kudo lets the model see cuts *drawn* by their probabilities (raised
+# to a power α, which flattens them) while it trains: *subword regularization*. BPE has nothing of that kind of its own.
 
-# %% tags=["nbval-ignore-output"]
-for _ in range(4):
-    print("|".join(processor.encode(sample[27:], out_type=str, enable_sampling=True, alpha=0.1, nbest_size=-1)))
+# %%
+for cut in processor.nbest_encode("The hedgehog was", nbest_size=4, out_type=str):
+    print(f"log-probability {sum(log_probs[piece] for piece in cut):6.2f}  {'|'.join(cut)}")
 
 # %% [markdown]
 # ## Special tokens, and what goes wrong without them
@@ -639,40 +713,55 @@ for _ in range(4):
 # | PAD | nothing is here | rows of different lengths cannot be one tensor |
 # | CLS, *classification* | collect what the whole text says here | a classifier has no fixed place to read from |
 #
-# GPT-2 has a single one, `<|endoftext|>`, which is EOS of one document and BOS of the next.
+# GPT-2 has a single one, `<|endoftext|>`: the EOS of one document is the BOS of the next, and a model that is shown nothing but it
+# begins a new text.
 #
-# **EOS.** The smallest language model there is counts which token follows which. Train it on 2,000 stories, once with the end
-# token between them and once with a blank line, then let it write ten texts of at most 2,000 tokens each.
+# **EOS.** The smallest language model there is counts which token follows which. Train it on 600 stories, once with the end
+# token between them and once with a blank line, then let it write: fifty texts with the
+# one model and five with the other, of at most 2,000 tokens each.
 #
-# **Predict.** How many of the ten will end by themselves, and how long will they be?
+# **Predict.** How many will end by themselves, and how long will they be?
+
 
 # %%
-def sample_bigram(ids: list[int], first: int, stop: int | None, generator: torch.Generator, most: int = 2000) -> list[int]:
-    """Draw each token by how often it followed the one before."""
+def count_followers(ids: list[int]) -> Tensor:
+    """Entry (a, b): how often b follows a."""
     counts = torch.zeros(len(vocab), len(vocab))
-    counts.index_put_((torch.tensor(ids[:-1]), torch.tensor(ids[1:])), torch.tensor(1.0), accumulate=True)
+    return counts.index_put_(
+        (torch.tensor(ids[:-1]), torch.tensor(ids[1:])), torch.tensor(1.0), accumulate=True
+    )
+
+
+def write(
+    counts: Tensor, first: int, stop: int | None, generator: torch.Generator, most: int = 2000
+) -> list[int]:
+    """Draw each token by how often it followed the one before."""
     drawn = [first]
     while len(drawn) <= most and (len(drawn) == 1 or drawn[-1] != stop):
         drawn.append(torch.multinomial(counts[drawn[-1]], 1, generator=generator).item())
     return drawn[1:]
 
 
-texts = [story.text for story in stories(2000)]
+texts = [story.text for story in stories(600)]
 end_id = len(vocab) - 1
 with_end = encode_bpe(END + END.join(texts) + END, vocab, merges, [END])
 without = encode_bpe("\n\n".join(texts), vocab, merges)
 generator = torch.Generator().manual_seed(0)
-ended = [sample_bigram(with_end, end_id, end_id, generator) for _ in range(10)]
-endless = [sample_bigram(without, without[0], None, generator) for _ in range(10)]
-print(f"with an end token: {sum(text[-1] == end_id for text in ended)} of 10 stop, after "
-      f"{sum(map(len, ended)) / 10:.0f} tokens on average (real stories: {len(with_end) / len(texts):.0f})")
+counts = count_followers(with_end)
+ended = [write(counts, end_id, end_id, generator) for _ in range(50)]
+counts = count_followers(without)
+endless = [write(counts, without[0], None, generator) for _ in range(5)]
+print(
+    f"with an end token: {sum(text[-1] == end_id for text in ended)} of 50 stop, after "
+    f"{sum(map(len, ended)) / 50:.0f} tokens on average (real stories: {len(with_end) / len(texts):.0f})"
+)
 print(f"without: none can stop; they were cut off after {len(endless[0]):,} tokens")
 print(decode_bpe(ended[0][:60], vocab))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# All ten with the end token, and at about the length of real stories; none without. A model can only produce what it was shown, and
+# With the end token all of them, at about the length of real stories; without it none. A model can only produce what it was shown, and
 # the same holds for the largest. The other loss is hidden in the counts: without the token, the end of a story "predicts" the
 # beginning of an unrelated one.
 #
@@ -696,7 +785,9 @@ except ValueError as error:
 # away and the same classifier reads the vector of whatever word comes first.
 
 # %%
-bert = tokenizers.Tokenizer(tokenizers.models.WordPiece({piece: i for i, piece in enumerate(sorted(pieces))}, unk_token="[UNK]"))
+bert = tokenizers.Tokenizer(
+    tokenizers.models.WordPiece({piece: i for i, piece in enumerate(sorted(pieces))}, unk_token="[UNK]")
+)
 bert.normalizer = tokenizers.normalizers.BertNormalizer()
 bert.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
 bert.post_processor = tokenizers.processors.TemplateProcessing(
@@ -708,7 +799,10 @@ pair = bert.encode("Rufus was sad.", "Rufus was happy.")
 print(pair.tokens)
 print(pair.type_ids, "which of the two texts")
 print(pair.special_tokens_mask, "what the tokenizer added")
-print("position 0 without the template:", [bert.encode(s, add_special_tokens=False).tokens[0] for s in ("Sad Rufus!", "Happy Rufus!")])
+print(
+    "position 0 without the template:",
+    [bert.encode(s, add_special_tokens=False).tokens[0] for s in ("Sad Rufus!", "Happy Rufus!")],
+)
 
 # %% [markdown]
 # ## What the model is fed
@@ -753,9 +847,13 @@ for side in ("right", "left"):
     wrapped = PreTrainedTokenizerFast(tokenizer_object=fast_tokenizer, pad_token=END, padding_side=side)
     theirs = wrapped(texts, padding=True, return_tensors="pt")
     token_ids, attention_mask = pad_batch([encode_bpe(text, vocab, merges) for text in texts], end_id, side)
-    assert torch.equal(token_ids, theirs["input_ids"]) and torch.equal(attention_mask, theirs["attention_mask"])
-    print(f"{side:5s} {tuple(token_ids.shape)}: your ids and mask are those of Hugging Face; "
-          f"{1 - attention_mask.float().mean():.0%} of the batch is padding")
+    assert torch.equal(token_ids, theirs["input_ids"]) and torch.equal(
+        attention_mask, theirs["attention_mask"]
+    )
+    print(
+        f"{side:5s} {tuple(token_ids.shape)}: your ids and mask are those of Hugging Face; "
+        f"{1 - attention_mask.float().mean():.0%} of the batch is padding"
+    )
 
 # %% [markdown]
 # **Truncation** cuts what is longer than the context. From the right it loses the end of a text, from the left its beginning: for a
@@ -780,7 +878,9 @@ rows = "".join(
     f"<td><code>{html.escape(repr(text[start:end]))}</code></td></tr>"
     for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
 )
-display(HTML(f"<table><tr><th>id</th><th>bytes</th><th>offsets</th><th>text[start:end]</th></tr>{rows}</table>"))
+display(
+    HTML(f"<table><tr><th>id</th><th>bytes</th><th>offsets</th><th>text[start:end]</th></tr>{rows}</table>")
+)
 
 # %% [markdown]
 # ## What to read
@@ -789,7 +889,7 @@ display(HTML(f"<table><tr><th>id</th><th>bytes</th><th>offsets</th><th>text[star
 #   GPT-2 replaced it by the space at the start.
 # - Radford et al. 2019 (GPT-2), section 2.2: why bytes, and what `dog.`, `dog!` and `dog?` have to do with the pattern.
 # - Schuster & Nakajima 2012: where "word piece" comes from. Kudo 2018, section 3.2: the EM steps and the pruning that we left out;
-#   table 1 cuts one word in several ways. Kudo & Richardson 2018 ([arXiv:1808.06226](https://arxiv.org/abs/1808.06226)): SentencePiece.
+#   table 1 cuts one short text in several ways. Kudo & Richardson 2018 ([arXiv:1808.06226](https://arxiv.org/abs/1808.06226)): SentencePiece.
 # - **GPT-2**, [`src/encoder.py`](https://github.com/openai/gpt-2/blob/master/src/encoder.py): about a hundred lines. Find your `ranks`, your
 #   `merge_pair` and your cache. minGPT's [`mingpt/bpe.py`](https://github.com/karpathy/minGPT/blob/master/mingpt/bpe.py) is the same
 #   with comments.

@@ -189,7 +189,7 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# The unscaled curve crosses $\ln 2$ between widths 64 and 256. A head of GPT-2 is 64 wide, one of a Llama 128. Random
+# The unscaled curve crosses $\ln 2$ between widths 32 and 64. A head of GPT-2 is 64 wide, one of a Llama 128. Random
 # weights are what a model starts from, so without the scale it would start with most of its gradient gone: the
 # derivative of a softmax weight $p$ by its own score is $p(1-p)$, which vanishes at 0 and at 1.
 #
@@ -315,6 +315,11 @@ tokens = [tokenizer.decode([token_id]).strip() or "␣" for token_id in token_id
 real = head_weights(token_ids)
 print(tuple(real.shape), "(layer, head, query, key)")
 
+# %% [markdown]
+# **Predict.** The model has 270 heads. How many of them give more than 40 % of their weight to the very first token,
+# whatever it says? And is an induction head more likely in an early layer or in a later one? (It has to know, at each
+# position, which token came before.)
+
 # %%
 generator = torch.Generator().manual_seed(3)
 half = 40
@@ -331,10 +336,11 @@ for name, score in (("first token", first_token), ("previous token", previous_to
           f"   heads above 0.4: {(score > 0.4).sum().item():3d} of {score.numel()}")
 
 # %% [markdown]
-# **Predict.** Of the 270 heads, how many put most of their weight on the very first token, whatever it is? Compare with
-# the first line above. Such heads have nothing to report most of the time, and softmax does not let them be silent: the first
-# token is where unused weight is parked (Xiao et al. 2023, [arXiv:2309.17453](https://arxiv.org/abs/2309.17453), call it
-# an *attention sink*).
+# Most heads have nothing to report most of the time, and the softmax does not let them be silent: the weights must go
+# somewhere, and the first token, which every query can see, is where they are parked. Xiao et al. 2023
+# ([arXiv:2309.17453](https://arxiv.org/abs/2309.17453)) call it an *attention sink*, and show that a model breaks down
+# when a sliding cache throws that token away. The strongest induction head sits past the middle: it needs a
+# previous-token head in a layer below it.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
@@ -400,7 +406,7 @@ print(f"the scores alone at 2,048 tokens: {8 * 2048**2 * 4 / 2**20:.0f} MB; at 1
 # - Vaswani et al. 2017, section 3.2 and footnote 4 (the variance of a dot product: the reason for the root). Section 3.2.3
 #   lists three uses of attention; a GPT has only the third.
 # - Brown et al. 2020 (GPT-3, [arXiv:2005.14165](https://arxiv.org/abs/2005.14165)), section 2.1 and table 2.1: eight
-#   sizes of one design. Compute d_head for each row: which is the odd one out?
+#   sizes of one design. In which two rows is n_heads · d_head not d_model?
 # - nanoGPT, `CausalSelfAttention.forward`: it holds both versions, the fused kernel and the four lines that you wrote.
 #
 # ## Recap

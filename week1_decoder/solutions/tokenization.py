@@ -270,7 +270,7 @@ def pad_batch(
 
 
 def byte_characters() -> list[str]:
-    """One printable character for each byte, the way GPT-2's files write tokens: " " -> "Ġ", "\\n" -> "Ċ".
+    """One printable character for each byte, the way GPT-2's files write tokens: a space is "Ġ", a line end "Ċ".
 
     Bytes that Latin-1 prints stand for themselves; the other 68 take the characters from U+0100 on.
     """

@@ -1,4 +1,4 @@
-"""How fast the tokenizer of week 1 is: `python -m benchmarks.tokenization` (about ten minutes; by hand, never a test).
+"""How fast the tokenizer of week 1 is: `python -m benchmarks.tokenization` (about five minutes; by hand, never a test).
 
 Prints markdown: training against recounting everything, training time against text size and vocabulary, and encoding
 against tiktoken and tokenizers with the same merges. `--quick` takes a tenth of the text.
@@ -49,12 +49,12 @@ def standard_library(n_bytes: int) -> str:
 
 
 def timed(function: Callable, *args, repeat: int = 3) -> tuple[float, Any]:
-    """Median seconds over `repeat` calls with these arguments, and the last result."""
+    """Median processor seconds over `repeat` calls with these arguments, and the last result."""
     seconds = []
     for _ in range(repeat):
-        start = time.perf_counter()
+        start = time.process_time()
         result = function(*args)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return statistics.median(seconds), result
 
 
@@ -97,9 +97,9 @@ def naive_over_the_text(text: str, merges: list, stops: int = 4, steps: int = 2)
         vocab |= {256 + i: left + right for i, (left, right) in enumerate(merges[:point])}
         encoded = {word: encode_bpe(word, vocab, merges[:point]) for word in set(pretokens)}
         words = [list(encoded[word]) for word in pretokens]
-        start = time.perf_counter()
+        start = time.process_time()
         found = recount_steps(words, [1] * len(words), vocab, steps)
-        seconds.append((time.perf_counter() - start) / steps)
+        seconds.append((time.process_time() - start) / steps)
         assert found == merges[point : point + steps]
     parts = zip(points, points[1:], seconds, seconds[1:], strict=False)
     return sum((b - a) * (at_a + at_b) / 2 for a, b, at_a, at_b in parts)
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the text")
     n_bytes = 100_000 if parser.parse_args().quick else 1_000_000
     print(
-        f"{machine()}\n{datetime.date.today()}, one process, one thread; median of 3 unless said otherwise\n"
+        f"{machine()}\n{datetime.date.today()}, one thread; processor time, which other programs disturb least; median of 3 runs\n"
     )
     texts = {"stories": corpus(n_bytes), "Python source": standard_library(n_bytes)}
 

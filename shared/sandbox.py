@@ -48,6 +48,7 @@ with contextlib.suppress(ImportError):  # Windows has none
 
 STARTUP_SECONDS = 180  # a server's first answer waits for its packages: torch from a cold disk
 ANSWER_BYTES = 16_000_000
+SERVERS = 4  # each keeps its packages in memory, torch about 200 MB
 KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # some interpreters do not start without
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
@@ -74,6 +75,8 @@ class Isolation:
 
     def __str__(self) -> str:
         held, free = ([name for name, holds in asdict(self).items() if holds is now] for now in (True, False))
+        if not held:
+            return f"Code from others cannot be run: {sys.executable} does not start in a process of its own."
         text = f"Code from others runs with limits on {', '.join(held)}"
         return text + (f", but not on {', '.join(free)}: read such code before you run it." if free else ".")
 
@@ -120,7 +123,11 @@ def call(function, *args, limits: Limits = Limits(), preload=()) -> Outcome:
 
 @functools.cache
 def isolation() -> Isolation:
-    return run_code("").isolation
+    """Tried out once; `str(isolation())` is a sentence for `sixweeks doctor`."""
+    try:
+        return run_code("").isolation
+    except (OSError, RuntimeError):
+        return Isolation(time=False, output=False)
 
 
 # The caller's side
@@ -164,7 +171,7 @@ def _watch(run: _Forked | _Spawned, private: Path, limits: Limits, nonce: str) -
             break
     code = run.close()
     if held is None:
-        raise RuntimeError(f"the sandbox did not start ({_ending(code)}); `sixweeks doctor` may say why")
+        raise RuntimeError(f"the sandbox did not start ({_ending(code)}); what does {sys.executable} -I say?")
     answer = {"status": "failed", "error": f"ended before its last line ({_ending(code)})"}
     with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):  # junk
         claim = json.loads(lines[1])
@@ -209,6 +216,7 @@ class _Forked:
     """A run forked off a server. Job and answer go over `channel`; hanging up the `lease` ends the run."""
 
     servers: dict[tuple, tuple[subprocess.Popen, socket.socket]] = {}
+    retired: list[subprocess.Popen] = []
     lock = threading.Lock()
 
     def __init__(self, private: Path, job: dict, paths: tuple, preload: tuple):
@@ -227,13 +235,18 @@ class _Forked:
         with cls.lock:
             for _ in range(2):  # a server may have been killed: then a new one
                 if key not in cls.servers:
+                    while len(cls.servers) >= SERVERS:  # the oldest ends what it runs, and itself
+                        server, control = cls.servers.pop(next(iter(cls.servers)))
+                        control.close()
+                        cls.retired.append(server)
+                    cls.retired = [server for server in cls.retired if server.poll() is None]
                     cls.servers[key] = cls._start_server(*key[1:])
                 try:
                     socket.send_fds(cls.servers[key][1], [b"."], descriptors)
                     return
                 except OSError:
                     _end_server(*cls.servers.pop(key))
-        raise RuntimeError("the sandbox's server ends at once; `sixweeks doctor` may say why")
+        raise RuntimeError(f"the sandbox's server ends at once; what does {sys.executable} -I say?")
 
     @staticmethod
     def _start_server(paths: tuple, preload: tuple) -> tuple[subprocess.Popen, socket.socket]:
@@ -330,8 +343,9 @@ def _serve(control: socket.socket) -> None:
     _kernel(), _readable()  # once for all children
     gc.freeze()  # what is loaded stays shared between them
     running: dict[socket.socket, int] = {}
-    while True:
-        for ready in select.select([control, *running], [], [])[0]:
+    callers = [control]
+    while callers or running:
+        for ready in select.select([*callers, *running], [], [])[0]:
             if ready is not control:  # the caller hung up
                 pid = running.pop(ready)
                 _kill(pid)
@@ -339,16 +353,16 @@ def _serve(control: socket.socket) -> None:
                     ready.sendall(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
                 continue
             descriptors = socket.recv_fds(control, 1, 4)[1]
-            if not descriptors:  # the caller is gone
-                for pid in running.values():
-                    _kill(pid)
-                os._exit(0)
+            if not descriptors:  # no more will come
+                callers.clear()
+                continue
             pid = os.fork()
             if pid == 0:
                 _become_child(*descriptors)
             running[socket.socket(fileno=descriptors[0])] = pid
             for descriptor in descriptors[1:]:
                 os.close(descriptor)
+    os._exit(0)
 
 
 def _kill(pid: int) -> None:

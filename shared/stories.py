@@ -3,7 +3,8 @@
     seed -> draw() -> Facts -> tell() -> Story(text, facts, parts)
 
 The same facts can be told many times in other words, and changed facts (`dataclasses.replace`) give a story
-that is wrong in a known place: questions, summaries, endings and preference pairs are made that way.
+that is wrong in a known place: questions, summaries, endings and preference pairs are made that way. (Change what no
+other fact repeats, such as the spot, the colour or the feeling: a reason may name the hero.)
 The words and the plots are in `shared.world`; `shared.data` hands the stories out.
 """
 
@@ -194,13 +195,13 @@ def slots(facts: Facts, dice: Dice) -> dict[str, str]:
         "reason": facts.reason, "means": facts.means, "mood": facts.mood, "feeling": facts.feeling,
     }
     if facts.counted:
-        unit, one = facts.counted, facts.change == 1
+        unit = facts.counted
         filling |= {
             "unit": unit, "units": plural(unit), "before": NUMBERS[facts.before], "change": NUMBERS[facts.change],
             "after": NUMBERS[facts.after], "n_before": counted(facts.before, unit),
             "n_change": counted(facts.change, unit), "n_after": counted(facts.after, unit),
-            "more_change": counted(facts.change, f"more {unit}"), "them": "it" if one else "them",
-            "were_change": "was" if one else "were", "were_after": "was" if facts.after == 1 else "were",
+            "more_change": counted(facts.change, f"more {unit}"), "them": "it" if facts.change == 1 else "them",
+            "were_after": "was" if facts.after == 1 else "were",
         }
     return filling
 

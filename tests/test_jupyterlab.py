@@ -29,6 +29,9 @@ return softmax(scores, dim=-1) @ v"""
 ATTENTION = NOT_SCALED.replace("q, k)", "q, k) / q.shape[-1] ** 0.5")
 
 
+MISTAKE = next(sentence for sentence in find_check("attention").mistakes if "not divided by √" in sentence)
+
+
 @pytest.fixture
 def pages():
     """`browser_page` where there is a browser to open one in; a skip that says what is missing elsewhere."""
@@ -38,15 +41,15 @@ def pages():
     return lab.browser_page
 
 
-def photograph(notebook, card, name):
-    """Check that the card can be read in both themes; keep pictures of it where SIXWEEKS_SCREENSHOTS says."""
+def photograph(notebook, card, name, *themes):
+    """Check that the card can be read in these themes; keep pictures of it where SIXWEEKS_SCREENSHOTS says."""
     folder = os.environ.get("SIXWEEKS_SCREENSHOTS")
-    for theme in ("JupyterLab Dark", "JupyterLab Light"):
-        notebook.theme(theme)
+    for theme in themes:
+        notebook.theme(f"JupyterLab {theme}")
         assert lab.faint_text(card) == [], theme
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            card.screenshot(path=Path(folder) / f"{name}_{theme.split()[1].lower()}.png")
+            card.screenshot(path=Path(folder) / f"{name}_{theme.lower()}.png")
 
 
 def test_a_learner_works_through_the_attention_lesson(pages, tmp_path, tmp_path_factory, work):
@@ -75,23 +78,22 @@ def test_a_learner_works_through_the_attention_lesson(pages, tmp_path, tmp_path_
         notebook.fill("def causal_mask(", CAUSAL_MASK)
         expect(notebook.run("check(causal_mask)")).to_contain_text("causal_mask: passed.")
 
-        mistake = next(sentence for sentence in find_check("attention").mistakes if "not divided by √" in sentence)
         notebook.fill("def attention(", NOT_SCALED)
         output = notebook.run("check(attention)")
         card = output.get_by_role("alert")
         expect(card).to_contain_text("attention: not yet.")
-        expect(card).to_contain_text(f"You get just this when: {mistake}")
+        expect(card).to_contain_text(f"You get just this when: {MISTAKE}")
         expect(card).to_contain_text("hint(attention) (1 of 3)")
         expect(card.get_by_text("1.269")).to_have_css("font-weight", "700")  # the cell that differs from 1.33
         shown = output.inner_text()
         assert not re.search(r"Traceback|CheckFailed|learner\.py|checking\.py|raise |---->", shown), shown
         assert notebook.failed_cells() == ["check(attention)"]
-        photograph(notebook, card, "failed")
+        photograph(notebook, card, "failed", "Light", "Dark")
 
         output = notebook.new_cell("check(attention)", "hint(attention)")
         expect(output).to_contain_text("hint 1 of 3")
         expect(output).to_contain_text(find_check("attention").hints[0])
-        photograph(notebook, output, "hint")
+        photograph(notebook, output, "hint", "Dark")
 
         notebook.fill("def attention(", ATTENTION)
         output = notebook.run("check(attention)")
@@ -100,7 +102,7 @@ def test_a_learner_works_through_the_attention_lesson(pages, tmp_path, tmp_path_
         expect(card).to_contain_text("Saved in work/week1_decoder/attention.py")
         assert "your own answer" not in output.inner_text()  # saving runs the cells again, unseen
         assert notebook.failed_cells() == []
-        photograph(notebook, card, "passed")
+        photograph(notebook, card, "passed", "Dark", "Light")
 
         notebook.command("docmanager:save")
         # Everything but the badge on top of the lesson comes from this machine.
@@ -109,7 +111,7 @@ def test_a_learner_works_through_the_attention_lesson(pages, tmp_path, tmp_path_
 
     assert run_check("attention", answers.load_saved("attention")).passed
     assert [(a["status"], a["mistake"]) for a in answers.attempts()["attention"]] == [
-        ("failed", mistake),
+        ("failed", MISTAKE),
         ("passed", None),
     ]
     saved = json.loads((tmp_path / LESSON).read_text(encoding="utf-8"))

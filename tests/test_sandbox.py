@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from shared.sandbox import Limits, call, isolation, run_code
 
 ROOT = Path(__file__).parent.parent
 SHORT = Limits(seconds=0.5)
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the attacks are written for POSIX")
 
 
 def needs(limit):
@@ -304,8 +306,8 @@ ATTACKS_ON_FILES = {
     "new folder": "os.mkdir(os.path.dirname(victim) + '/new')",
     "through the folder above": "open('../answer', 'w')",
     "the server's memory": "open(f'/proc/{os.getppid()}/mem', 'r+b')",
-    "the installed packages": "open(os.__file__, 'a').write('import this')",
-    "their rights": "os.fchmod(os.open(os.__file__, os.O_RDONLY), 0)",
+    "the installed packages": "open(os.__file__, 'a')",
+    "their rights": "os.fchmod(os.open(os.__file__, os.O_RDONLY), os.stat(os.__file__).st_mode & 0o777)",
 }
 
 
@@ -453,6 +455,18 @@ def test_a_dead_server_is_replaced():
     assert server().pid != first.pid
 
 
+def test_only_a_few_servers_are_kept_and_none_loses_its_work(monkeypatch):
+    monkeypatch.setattr(sandbox, "SERVERS", 1)
+    slow = []
+    thread = threading.Thread(target=lambda: slow.append(call(eval, "[__import__('time').sleep(0.5), 'done'][1]")))
+    thread.start()
+    for name in ("colorsys", "this_is_no_module"):
+        assert call(math.gcd, 4, 6, preload=(name,)).value == 2
+        assert len(sandbox._Forked.servers) == 1
+    thread.join(30)
+    assert slow[0].value == "done"
+
+
 def test_an_interrupted_caller_leaves_no_process_behind(monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -591,3 +605,18 @@ def test_the_isolation_is_told_in_a_sentence():
         "read such code before you run it."
     )
     assert str(isolation()).startswith("Code from others runs with limits on time, output")
+
+
+def test_an_interpreter_that_does_not_start_is_told_and_not_raised(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    monkeypatch.setattr(sandbox._Forked, "servers", {})
+    isolation.cache_clear()
+    try:
+        assert "cannot be run: /no/such/python does not start" in str(isolation())
+        with pytest.raises(OSError):
+            run("")
+        monkeypatch.setattr(sys, "executable", shutil.which("false"))
+        with pytest.raises(RuntimeError, match="what does .*false -I say"):
+            run("")
+    finally:
+        isolation.cache_clear()

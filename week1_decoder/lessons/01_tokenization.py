@@ -4,7 +4,7 @@
 # A language model never sees text. It sees whole numbers, the *token ids*, and each of them picks one row of a matrix.
 # Something has to turn text into ids and ids back into text: the tokenizer. It is made before the model is trained, and it
 # can never be changed afterwards. It decides how many rows the matrix has, how long every sequence gets and so what it costs,
-# and what the model can see at all: a model whose tokenizer says ` strawberry` in one token has never seen its letters.
+# and what the model can see at all: a model whose tokenizer says ` strawberry` in one token is never shown its letters.
 #
 # You will write three tokenizers of the kinds that are in use: byte-level BPE (GPT-2 and nearly every model since), WordPiece
 # (BERT) and unigram (T5, through SentencePiece), and then the batch that a model is fed with. At the end of each part, the
@@ -57,7 +57,7 @@ for character in "aé€你🙂":
     print(f"{character}  U+{ord(character):04X}  {len(data)} bytes: {list(data)}")
 
 # %% [markdown]
-# **Predict.** How many characters has `naïve 🙂`, how many bytes? And are `é` and `é` equal?
+# **Predict.** How many characters has `naïve 🙂`, how many bytes? And are `é` and `é` equal?
 
 # %%
 text = "naïve 🙂"
@@ -187,7 +187,7 @@ print("last: ", [(left + right).decode() for left, right in merges[-6:]])
 print("special:", {i: token for i, token in vocab.items() if i >= 256 + len(merges)})
 
 # %% [markdown]
-# The first merges are the commonest letter pairs and small words; the last are whole words with their space. How long would it
+# The first merges are the commonest letter pairs and small words; the last are mostly whole words with their space. How long would it
 # have taken to count everything again for every merge? A twentieth of the text and 60 merges are enough to see:
 
 
@@ -717,8 +717,8 @@ for cut in processor.nbest_encode("The hedgehog was", nbest_size=4, out_type=str
 # begins a new text.
 #
 # **EOS.** The smallest language model there is counts which token follows which. Train it on 600 stories, once with the end
-# token between them and once with a blank line, then let it write: fifty texts with the
-# one model and five with the other, of at most 2,000 tokens each.
+# token between them and once with a blank line, then let it write: fifty texts with the one model and five with the other, of at
+# most 2,000 tokens each.
 #
 # **Predict.** How many will end by themselves, and how long will they be?
 
@@ -816,6 +816,13 @@ print(
 # %% tags=["exercise"]
 from week1_decoder.solutions.tokenization import pad_batch
 
+# %%
+rows = [encode_bpe(text, vocab, merges) + [end_id] for text in ("Once there was a fox.", "The end.")]
+token_ids, attention_mask = pad_batch(rows, pad_id=end_id)
+is_end = token_ids == end_id
+print("end tokens in the loss, by the mask:           ", (is_end & attention_mask.bool()).sum().item())
+print("end tokens in the loss, by token_ids != pad_id:", (is_end & (token_ids != end_id)).sum().item())
+
 # %% [markdown]
 # **Predict.** A model with two prompts continues each of them: it reads the logits at the last position, `[:, -1]`. On which side must
 # the padding be?
@@ -847,9 +854,8 @@ for side in ("right", "left"):
     wrapped = PreTrainedTokenizerFast(tokenizer_object=fast_tokenizer, pad_token=END, padding_side=side)
     theirs = wrapped(texts, padding=True, return_tensors="pt")
     token_ids, attention_mask = pad_batch([encode_bpe(text, vocab, merges) for text in texts], end_id, side)
-    assert torch.equal(token_ids, theirs["input_ids"]) and torch.equal(
-        attention_mask, theirs["attention_mask"]
-    )
+    assert torch.equal(token_ids, theirs["input_ids"])
+    assert torch.equal(attention_mask, theirs["attention_mask"])
     print(
         f"{side:5s} {tuple(token_ids.shape)}: your ids and mask are those of Hugging Face; "
         f"{1 - attention_mask.float().mean():.0%} of the batch is padding"

@@ -127,7 +127,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the text")
     n_bytes = 100_000 if parser.parse_args().quick else 1_000_000
     print(
-        f"{machine()}\n{datetime.date.today()}, one thread; processor time, which other programs disturb least; median of 3 runs\n"
+        f"{machine()}\n{datetime.date.today()}, one thread; processor time, which other programs disturb least; "
+        "median of 3 runs\n"
     )
     texts = {"stories": corpus(n_bytes), "Python source": standard_library(n_bytes)}
 

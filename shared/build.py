@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from shared import answers, course
+from shared import answers, cells, course
 from shared.checking import Check, find_check
 from shared.course import SourceError
 
@@ -66,7 +66,7 @@ def build_notebook(path: Path, solved: bool = False, root: Path = course.ROOT) -
         f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/main/{week}/{path.stem}.ipynb)"
         f"\n\n*Generated from `{source}`. {role} that file and run `python -m shared.build`.*"
     )
-    cells = [new_markdown_cell(badge)]
+    made_cells = [new_markdown_cell(badge)]
     bound: set[str] = set()
     for number, cell in enumerate(jupytext.read(path).cells):
         tags = cell.metadata.get("tags", [])
@@ -79,12 +79,14 @@ def build_notebook(path: Path, solved: bool = False, root: Path = course.ROOT) -
             made = [new_code_cell(cell.source, metadata={"tags": tags} if tags else {})]
         for new in made:
             if new.cell_type == "code":
-                bound.update(name for s in answers.statements([new.source]) for name in s.binds)
-        cells += made
+                bound.update(name for s in cells.statements([new.source]) for name in s.binds)
+        made_cells += made
         if number == 0:
             name = address.rstrip("/").rsplit("/", 1)[-1]
-            cells.append(new_code_cell(BOOTSTRAP.format(name=name, address=address), metadata={"tags": ["bootstrap"]}))
-    notebook = new_notebook(cells=_with_ids(cells))
+            made_cells.append(
+                new_code_cell(BOOTSTRAP.format(name=name, address=address), metadata={"tags": ["bootstrap"]})
+            )
+    notebook = new_notebook(cells=_with_ids(made_cells))
     notebook.metadata = nbformat.from_dict(
         {
             "accelerator": "GPU",
@@ -153,7 +155,7 @@ def _signature_names(skeleton: str) -> set[str]:
     for node in ast.walk(empty):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             node.body = [ast.Pass()]
-    (statement,) = answers.statements([ast.unparse(ast.fix_missing_locations(empty))])
+    (statement,) = cells.statements([ast.unparse(ast.fix_missing_locations(empty))])
     return set(statement.uses) - statement.binds
 
 
@@ -186,15 +188,15 @@ def depends_on_exercises(notebook) -> set[int]:
         if cell.cell_type != "code":
             continue
         tags = cell.metadata.get("tags", [])
-        text = answers.without_magics(cell.source)
+        text = cells.without_magics(cell.source)
         if "exercise" in tags:
-            open_names.update(name for s in answers.statements([text]) for name in s.binds)
+            open_names.update(name for s in cells.statements([text]) for name in s.binds)
             continue
         for node in ast.parse(text).body:
-            binds, _ = answers._bound(node)
+            binds, _ = cells.bound(node)
             if index in failing:
                 open_names.update(binds)
-            elif answers._used(ast.unparse(node)) & open_names:
+            elif cells.used(ast.unparse(node)) & open_names:
                 open_names.update(binds)
                 if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                     failing.add(index)

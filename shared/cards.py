@@ -6,10 +6,11 @@ Tables and inline style only: JupyterLab keeps those in untrusted notebooks, and
 from __future__ import annotations
 
 import html
+import re
 from dataclasses import dataclass
 
 from shared import course
-from shared.observations import SMALL, UNCHANGED, Raised, brief, compare
+from shared.observations import SMALL, Raised, brief, compare, size
 
 _HEAD = {
     "passed": ("✓", "passed", "#009E73"),
@@ -18,7 +19,8 @@ _HEAD = {
     "timeout": ("✗", "stopped: it took too long", "#D55E00"),
     "todo": ("○", "still to do", "#56B4E9"),
 }
-_MONO = "font-family:monospace;white-space:pre"
+_MONO = "font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere"
+_ROW = '<tr style="background:transparent">'  # JupyterLab paints stripes and boxes behind the rows of tables
 
 
 class Card:
@@ -47,169 +49,167 @@ def _box(colour: str, inner: str, role: str = "status") -> str:
 
 
 def _p(text: str, style: str = "") -> str:
-    return f'<div style="margin:0.25em 0;{style}">{_code(text)}</div>'
+    return f'<div style="margin:0.25em 0;{style}">{_inline(text)}</div>'
 
 
-def _code(text: str) -> str:
-    """Escape, and set `names` in monospace."""
+def _inline(text: str) -> str:
+    """Escape; `names` in monospace, *stressed* words in italics."""
     parts = html.escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+    for i, part in enumerate(parts):
+        if i % 2:
+            parts[i] = f'<code style="background:rgba(128,128,128,0.15);padding:0 0.2em">{part}</code>'
+        else:
+            parts[i] = re.sub(r"\*(\w[^*]*)\*", r"<em>\1</em>", part)
+    return "".join(parts)
 
 
 @dataclass(repr=False)
 class ResultCard(Card):
-    """The card under an exercise."""
+    """The card under an exercise. What it says is a list of blocks; terminals and notebooks draw them."""
 
     result: object
 
-    def lines(self) -> list[str]:
+    def blocks(self) -> list[tuple]:
+        """(kind, content …): "text" a sentence, "code" lines as they are, "input" one of them, "compare" two values."""
         result = self.result
-        _, verdict, _ = _HEAD[result.status]
         if result.passed:
             return [
-                f"{result.name}: passed. All {len(result.proved)} observations agree ({result.seconds:.2f} s).",
-                f"  It holds for: {'; '.join(result.proved)}.",
-                *(f"  {note}" for note in result.notes),
-                f"  {_week_line(result.name)}",
+                ("list", "It holds for", result.proved),
+                *(("text", n) for n in result.notes),
+                ("text", _week(result)),
             ]
-        head = f"{result.name}: {verdict}."
         if result.status == "todo":
-            return [head, f"  next: fill it in, or hint({result.name}) (3 of them)"]
-        if result.status == "failed":
-            head += f" {len(result.differing)} of {len(result.proved)} observations differ."
-        lines = [head]
-        if result.error:
-            lines += [f"  {line}" for line in result.error.splitlines()]
-        if result.status == "timeout":
-            lines.append("  Is there a loop that never ends, or one that grows much faster than its input?")
-        for title, seen, got, difference in _shown(result):
-            lines.append(f"  {title}: {seen.label}")
-            lines += [f"     {name} = {brief(value)}" for name, value in seen.inputs.items()]
-            if difference.kind == "missing" or isinstance(got.value, Raised):
-                continue
-            if seen.label == UNCHANGED:
-                lines.append(f"     {_changed(got.value)}")
-                continue
-            lines += [
-                f"     expected {brief(seen.value)}",
-                f"     got      {brief(got.value)}",
-                f"     {difference.text}",
-            ]
-        if result.printed.strip():
-            lines.append(f"  your code printed: {brief(result.printed.strip().splitlines()[0])}")
+            return [("text", f"Next: fill it in, or `hint({result.name})` (3 of them).")]
+        blocks: list[tuple] = []
         if result.mistake:
-            lines.append(f"  You get just this when: {result.mistake}")
-        lines += [f"  {note}" for note in result.notes]
-        lines.append(f"  next: {_next(result.name)}")
+            blocks.append(("mistake", f"You get just this when {_inside_a_sentence(result.mistake)}"))
+        if result.error:
+            blocks.append(("code", result.error))
+        if result.status == "timeout":
+            blocks.append(("text", "Is there a loop that never ends, or one that grows much faster than its input?"))
+        shown = [("First that differs", result.differing[0])] if result.differing else []
+        shown += [("On a smaller input", result.smallest)] if result.smallest else []
+        for title, (wanted, got, difference) in shown:
+            blocks += _about(title, wanted, got, difference)
+        if result.printed.strip():
+            blocks += [("text", "Your code printed:"), ("code", result.printed.strip()[:300])]
+        blocks += [("text", note) for note in result.notes]
+        return [*blocks, ("text", _next(result))]
+
+    def head(self) -> str:
+        result = self.result
+        text = f"`{result.name}`: {_HEAD[result.status][1]}."
+        if result.passed:
+            text += f" All {len(result.proved)} observations agree ({result.seconds:.2f} s)."
+        elif result.status == "failed":
+            text += f" {len(result.differing)} of {len(result.proved)} observations differ."
+        return text
+
+    def lines(self) -> list[str]:
+        lines = [self.head().replace("`", "")]
+        for kind, *content in self.blocks():
+            if kind == "compare":
+                expected, got = content
+                lines += [f"     expected {brief(expected)}", f"     got      {brief(got)}"]
+            elif kind == "list":
+                lines.append(f"  {content[0]}: {'; '.join(content[1])}.")
+            else:
+                indent = "     " if kind == "input" else "  "
+                lines += [indent + line for line in content[0].splitlines()]
         return lines
 
     def html(self) -> str:
-        result = self.result
-        sign, verdict, colour = _HEAD[result.status]
-        count = ""
-        if result.passed:
-            count = f" All {len(result.proved)} observations agree ({result.seconds:.2f} s)."
-        elif result.status == "failed":
-            count = f" {len(result.differing)} of {len(result.proved)} observations differ."
-        parts = [_p(f"{sign} `{result.name}`: {verdict}.{count}", "font-weight:bold")]
-        if result.passed:
-            labels = "".join(f"<li>{_code(label)}</li>" for label in result.proved)
-            parts.append(f"<details><summary>What was checked</summary><ul>{labels}</ul></details>")
-            parts += [_p(note) for note in result.notes]
-            parts.append(_p(_week_line(result.name)))
-            return _box(colour, "".join(parts))
-        if result.status == "todo":
-            parts.append(_p(f"Next: fill it in, or `hint({result.name})` (3 of them)."))
-            return _box(colour, "".join(parts))
-        if result.mistake:
-            parts.append(_p(f"You get just this when: {result.mistake}", "font-size:105%;padding:0.3em 0"))
-        if result.error:
-            parts.append(f'<div style="{_MONO};margin:0.3em 0;overflow-x:auto">{html.escape(result.error)}</div>')
-        if result.status == "timeout":
-            parts.append(_p("Is there a loop that never ends, or one that grows much faster than its input?"))
-        for title, seen, got, difference in _shown(result):
-            parts.append(_p(f"{title}: {seen.label}", "margin-top:0.6em"))
-            for name, value in seen.inputs.items():
-                text = html.escape(f"{name} = {brief(value)}")
-                parts.append(f'<div style="{_MONO};opacity:0.85;overflow-x:auto">{text}</div>')
-            if difference.kind == "missing" or isinstance(got.value, Raised):
-                continue
-            if seen.label == UNCHANGED:
-                parts.append(_p(_changed(got.value)))
-                continue
-            parts.append(_side_by_side(seen.value, got.value))
-            parts.append(_p(difference.text[:1].upper() + difference.text[1:] + "."))
-        if result.printed.strip():
-            parts.append(_p(f"Your code printed: {brief(result.printed.strip().splitlines()[0])}"))
-        parts += [_p(note) for note in result.notes]
-        parts.append(_p(f"Next: {_next(result.name, '`')}", "margin-top:0.6em"))
-        return _box(colour, "".join(parts), role="alert")
+        from shared.checking import find_check
+
+        sign, _, colour = _HEAD[self.result.status]
+        parts = [_p(f"{sign} {self.head()}", "font-weight:bold")]
+        for kind, *content in self.blocks():
+            if kind == "compare":
+                check = find_check(self.result.name)
+                parts.append(_side_by_side(*content, check.rtol, check.atol))
+            elif kind == "list":
+                labels = "".join(f"<li>{_inline(label)}</li>" for label in content[1])
+                parts.append(f"<details><summary>{content[0]} …</summary><ul>{labels}</ul></details>")
+            elif kind in ("code", "input"):
+                parts.append(f'<div style="{_MONO};margin:0.15em 0">{html.escape(content[0])}</div>')
+            else:
+                parts.append(_p(content[0], "font-size:105%;padding:0.3em 0" if kind == "mistake" else ""))
+        return _box(colour, "".join(parts), role="status" if self.result.passed else "alert")
 
 
-def _shown(result) -> list[tuple]:
-    """The first observation that differs, and the smallest where that is another one."""
-    if not result.differing:
-        return []
-    first, smallest = result.differing[0], result.smallest
-    if first is smallest:
-        return [("first", *first)]
-    return [("first", _without_inputs(first[0]), *first[1:]), ("smallest", *smallest)]
+def _about(title: str, wanted, got, difference) -> list[tuple]:
+    """The blocks on one observation that differs."""
+    if difference.kind == "changed":
+        name = got.value
+        return [("text", f"Your code changes its argument `{name}` in place, so the caller's own copy changes too.")]
+    blocks = [("text", f"{title}: {wanted.label}")]
+    blocks += [("input", f"{name} = {brief(value)}") for name, value in wanted.inputs.items()]
+    if got is None or isinstance(got.value, Raised):
+        return blocks
+    expected, seen = wanted.value, got.value
+    if size(expected) > 2 * SMALL and difference.expected is not None:
+        expected, seen = difference.expected, difference.got  # only the part that differs
+    blocks.append(("compare", expected, seen))
+    if difference.kind != "value" or hasattr(expected, "shape") or isinstance(expected, (list, tuple, dict)):
+        blocks.append(("input", difference.text[:1].upper() + difference.text[1:] + "."))
+    return blocks
 
 
-def _without_inputs(observation):
-    from dataclasses import replace
-
-    return replace(observation, inputs={})
-
-
-def _changed(name: str) -> str:
-    return f"Your code changes its argument `{name}` in place, so the caller's own copy changes too. Work on a new one."
+def _inside_a_sentence(text: str) -> str:
+    """With a small first letter, unless the first word is a name or an abbreviation."""
+    word = re.match(r"\w*", text)[0]
+    plain = word[1:].islower() and word not in ("Viterbi", "Unicode", "Python", "English", "Chinese")
+    return text[0].lower() + text[1:] if plain or word == "A" else text
 
 
-def _next(name: str, quote: str = "") -> str:
+def _next(result) -> str:
     from shared.learner import hints_taken
 
+    name = result.hint_for or result.name
     number = hints_taken(name) % 3 + 1
-    return f'{quote}hint({name}){quote} ({number} of 3), or go on with {quote}{name} = borrow("{name}"){quote}'
+    return f'Next: `hint({name})` ({number} of 3), or go on with `{result.name} = borrow("{result.name}")`.'
 
 
-def _week_line(name: str) -> str:
+def _week(result) -> str:
     from shared.answers import state_of
 
-    week = course.find(name).week
+    week = course.find(result.name).week
     names = [e.name for e in course.exercises().values() if e.week == week]
     done = sum(state_of(other, {}) == "passed" for other in names)
     return f"{week}: {done} of {len(names)} exercises passed."
 
 
-def _side_by_side(expected: object, got: object) -> str:
-    """Expected beside got as two tables, the differing cells marked by bold, a border and a sign."""
-    cells = []
-    for title, value, other in (("expected", expected, got), ("got", got, expected)):
-        cells.append(
-            f'<td style="vertical-align:top;text-align:left;padding-right:2em"><b>{title}</b><br>'
-            f"{_grid(value, other)}</td>"
+def _side_by_side(expected: object, got: object, rtol: float, atol: float) -> str:
+    """Expected beside got (below it where they are wide), differing cells marked by bold, a border and a sign."""
+    wide = max((len(row) for value in (expected, got) for row in _rows(value) or ()), default=0) > 5
+    cells = [
+        f'<td style="vertical-align:top;text-align:left;padding-right:2em"><b>{title}</b><br>{grid}</td>'
+        for title, grid in (
+            ("expected", _grid(expected, None, rtol, atol)),
+            ("got", _grid(got, expected, rtol, atol)),
         )
-    return f'<table style="border:none;margin:0.3em 0"><tr>{"".join(cells)}</tr></table>'
+    ]
+    between = f"</tr>{_ROW}" if wide else ""
+    table = f'<table style="border:none;margin:0.3em 0">{_ROW}{between.join(cells)}</tr></table>'
+    return f'<div style="overflow-x:auto">{table}</div>'
 
 
-def _grid(value: object, other: object) -> str:
-    rows = _rows(value)
+def _grid(value: object, other: object, rtol: float, atol: float) -> str:
+    rows, others = _rows(value), _rows(other)
     if rows is None:
-        return f'<span style="font-family:monospace">{html.escape(brief(value))}</span>'
-    others = _rows(other)
+        return f'<span style="{_MONO}">{html.escape(brief(value))}</span>'
     same_shape = others is not None and [len(r) for r in rows] == [len(r) for r in others]
     out = []
     for i, row in enumerate(rows):
         tds = []
         for j, item in enumerate(row):
-            differs = not same_shape or compare(others[i][j], item, 1e-4, 1e-5) is not None
+            differs = same_shape and compare(others[i][j], item, rtol, atol) is not None
             mark = "font-weight:bold;border:1px solid #D55E00" if differs else "border:1px solid transparent"
-            sign = "≠" if differs else ""
-            text = html.escape(brief(item, 24))
-            tds.append(f'<td style="font-family:monospace;text-align:right;padding:1px 6px;{mark}">{text}{sign}</td>')
-        out.append(f"<tr>{''.join(tds)}</tr>")
-    return f'<table style="border-collapse:collapse;margin:0.2em 0">{"".join(out)}</table>'
+            style = f"font-family:monospace;white-space:nowrap;text-align:right;padding:1px 6px;{mark}"
+            sign = "≠&nbsp;" if differs else ""
+            tds.append(f'<td style="{style}">{sign}{html.escape(brief(item, 24))}</td>')
+        out.append(f"{_ROW}{''.join(tds)}</tr>")
+    return f'<table style="border-collapse:separate;border-spacing:0;margin:0.2em 0">{"".join(out)}</table>'
 
 
 def _rows(value: object) -> list[list] | None:
@@ -220,12 +220,9 @@ def _rows(value: object) -> list[list] | None:
         flat = value.detach()
         flat = flat.reshape(1, -1) if flat.dim() < 2 else flat.reshape(-1, flat.shape[-1])
         return flat.tolist()
-    if (
-        isinstance(value, (list, tuple))
-        and 0 < len(value) <= 12
-        and not any(isinstance(item, (list, tuple, dict, set)) or hasattr(item, "shape") for item in value)
-    ):
-        return [list(value)]
+    if isinstance(value, (list, tuple)) and 0 < len(value) <= 12:
+        nested = any(isinstance(item, (list, tuple, dict, set)) or hasattr(item, "shape") for item in value)
+        return None if nested else [list(value)]
     return None
 
 
@@ -258,14 +255,17 @@ class HintCard(Card):
         return _box("#E69F00", _p(f"`{self.name}`, hint {self.number} of {self.total}: {self.text}"), role="note")
 
 
+_SIGNS = {"passed": "✓", "tried": "◐", "open": "○"}
+
+
 @dataclass(repr=False)
 class ProgressCard(Card):
     """Passed, tried and open exercises of one week or of all."""
 
     week: str | None = None
 
-    def rows(self) -> list[tuple[str, str, str, int]]:
-        """(week, lesson, name, attempts) joined with the state: one row an exercise, in course order."""
+    def rows(self) -> list[tuple[str, str, str, str, int]]:
+        """(week, lesson, exercise, state, attempts) in course order."""
         from shared.answers import attempts, state_of
 
         diary = attempts()
@@ -274,6 +274,12 @@ class ProgressCard(Card):
             for e in course.exercises().values()
             if self.week in (None, e.week)
         ]
+
+    def _by_lesson(self) -> dict[tuple[str, str], list[tuple]]:
+        grouped: dict[tuple[str, str], list[tuple]] = {}
+        for row in self.rows():
+            grouped.setdefault(row[:2], []).append(row)
+        return grouped
 
     def lines(self) -> list[str]:
         lines = []
@@ -288,24 +294,17 @@ class ProgressCard(Card):
         for (week, lesson), rows in self._by_lesson().items():
             done = sum(row[3] == "passed" for row in rows)
             names = " &nbsp; ".join(
-                f'<span title="{row[3]}, {row[4]} attempts">{_SIGNS[row[3]]} <code>{row[2]}</code></span>'
-                for row in rows
+                f'<span style="white-space:nowrap" title="{state}, {tries} attempts">{_SIGNS[state]} '
+                f"<code>{name}</code></span>"
+                for _, _, name, state, tries in rows
             )
-            title = f"{lesson}" if self.week else f"{week} / {lesson}"
+            title = lesson if self.week else f"{week} / {lesson}"
             blocks.append(
-                f'<tr><td style="text-align:left;vertical-align:top"><b>{title}</b></td>'
-                f'<td style="vertical-align:top"><progress value="{done}" max="{len(rows)}" '
-                f'aria-label="{title}: {done} of {len(rows)} passed"></progress> {done} of {len(rows)}</td>'
+                f'{_ROW}<td style="text-align:left;vertical-align:top"><b>{title}</b></td>'
+                f'<td style="vertical-align:top;white-space:nowrap"><progress style="width:5em" value="{done}" '
+                f'max="{len(rows)}" aria-label="{title}: {done} of {len(rows)} passed"></progress> '
+                f"{done} of {len(rows)}</td>"
                 f'<td style="text-align:left;line-height:1.6">{names}</td></tr>'
             )
         legend = _p("✓ passed   ◐ tried   ○ open", "opacity:0.8;font-size:90%")
-        return _box("#0072B2", f"<table>{''.join(blocks)}</table>{legend}")
-
-    def _by_lesson(self) -> dict[tuple[str, str], list[tuple]]:
-        grouped: dict[tuple[str, str], list[tuple]] = {}
-        for row in self.rows():
-            grouped.setdefault(row[:2], []).append(row)
-        return grouped
-
-
-_SIGNS = {"passed": "✓", "tried": "◐", "open": "○"}
+        return _box("#0072B2", f'<table style="border:none">{"".join(blocks)}</table>{legend}')

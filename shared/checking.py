@@ -5,19 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import io
-import signal
-import sysconfig
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from shared import course
+from shared.guard import Bounded, TimedOut, global_state_kept, learner_frames, learner_traceback, time_limit
 from shared.observations import UNCHANGED, Difference, Observation, Raised, Recorder, compare, size, snapshot
-
 
 LESSON_SEED = 2026  # the lessons always show these inputs; the grade uses fresh ones
 
@@ -50,6 +44,7 @@ class Result:
     error: str | None = None  # the learner's own frames and the exception, ready to print
     printed: str = ""
     notes: tuple[str, ...] = ()
+    hint_for: str | None = None  # another exercise in which the fault lies
 
     @property
     def passed(self) -> bool:
@@ -62,11 +57,12 @@ class Result:
 
     @property
     def smallest(self) -> tuple[Observation, Observation | None, Difference] | None:
-        """The observation that differs on the least input: the one to show."""
-        if self.observation == UNCHANGED:
-            return self.differing[0]
-        reached = [entry for entry in self.differing if entry[1] is not None] or self.differing
-        return min(reached, key=lambda entry: size(entry[0].inputs) or 10**9, default=None)
+        """The observation that differs on the least input, where the first one's is too large to read."""
+        shown = [entry for entry in self.differing if entry[1] is not None and entry[0].inputs]
+        if not shown or size(self.differing[0][0].inputs) <= 64:
+            return None
+        least = min(shown, key=lambda entry: size(entry[0].inputs))
+        return least if 2 * size(least[0].inputs) < size(self.differing[0][0].inputs) else None
 
     @property
     def card(self):
@@ -119,74 +115,12 @@ def raised(function: Callable, *args, **kwargs) -> str:
     return "nothing"
 
 
-class TimedOut(BaseException):
-    """The answer took too long. Not an Exception, so that `except Exception` in an answer cannot swallow it."""
-
-
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimedOut in this thread after so many seconds; the alarm repeats in case it is swallowed."""
-    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
-
-        def alarm(signum, frame):
-            raise TimedOut
-
-        before = signal.signal(signal.SIGALRM, alarm)
-        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-    else:
-        import ctypes
-
-        target, done = ctypes.c_ulong(threading.get_ident()), threading.Event()
-
-        def watch():
-            if not done.wait(seconds):
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(target, ctypes.py_object(TimedOut))
-
-        threading.Thread(target=watch, daemon=True).start()
-        try:
-            yield
-        finally:
-            done.set()
-
-
-@contextlib.contextmanager
-def _global_state_kept() -> Iterator[None]:
-    """Whatever an answer does to seeds, dtypes or grad mode ends with its check."""
-    import random
-
-    import torch
-
-    dtype, grad, python_state = torch.get_default_dtype(), torch.is_grad_enabled(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(LESSON_SEED)
-            torch.set_grad_enabled(True)
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-        random.setstate(python_state)
-
-
-class _Bounded(io.StringIO):
-    """Keeps the first few thousand characters that an answer prints."""
-
-    def write(self, text: str) -> int:
-        if self.tell() < 2000:
-            super().write(text[:2000])
-        return len(text)
-
-
 @dataclass
 class _Run:
     observations: list[Observation]
-    exception: BaseException | None
-    printed: str
+    exception: BaseException | None = None
+    printed: str = ""
+    changed: str | None = None  # the argument that was changed in place
 
 
 def _observe(check: Check, answer: object, seed: int, seconds: float) -> _Run:
@@ -195,9 +129,9 @@ def _observe(check: Check, answer: object, seed: int, seconds: float) -> _Run:
 
     target = answer if inspect.isclass(answer) else Recorder(answer)
     seen: list[Observation] = []
-    printed = _Bounded()
+    printed = Bounded()
     problem: BaseException | None = None
-    with _global_state_kept(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+    with global_state_kept(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             with time_limit(seconds):
                 for label, value, *inputs in check.observe(target, torch.Generator().manual_seed(seed)):
@@ -210,41 +144,41 @@ def _observe(check: Check, answer: object, seed: int, seconds: float) -> _Run:
             message = "" if isinstance(error, TimedOut) else " ".join(str(error).split())[:300]
             inputs = dict(getattr(target, "inputs", {}))
             seen.append(Observation("", Raised(type(error).__name__, message), inputs))
-    if isinstance(target, Recorder) and problem is None:
-        seen.append(Observation(UNCHANGED, target.changed or "unchanged"))
-    return _Run(seen, problem, printed.getvalue())
+    return _Run(seen, problem, printed.getvalue(), getattr(target, "changed", None))
 
 
 @functools.lru_cache(maxsize=64)
-def _expected(name: str, seed: int) -> tuple[Observation, ...]:
+def _expected(name: str, seed: int) -> _Run:
     check = find_check(name)
     run = _observe(check, course.reference(name), seed, seconds=60)
     if run.exception is not None:
         raise RuntimeError(f"the check of {name} fails on the reference itself") from run.exception
-    return tuple(run.observations)
+    return run
 
 
 @functools.lru_cache(maxsize=1024)
-def _of_mistake(name: str, sentence: str, seed: int) -> tuple[Observation, ...]:
+def _of_mistake(name: str, sentence: str, seed: int) -> _Run:
     check = find_check(name)
     made = check.mistakes[sentence]
     wrong = made if callable(made) else course.edited(course.find(name), made)
-    return tuple(_observe(check, wrong, seed, seconds=5).observations)
+    return _observe(check, wrong, seed, seconds=5)
 
 
-def _differences(check: Check, expected, got) -> list[tuple[Observation, Observation | None, Difference]]:
+def _differences(check: Check, expected: _Run, run: _Run) -> list[tuple[Observation, Observation | None, Difference]]:
     """Pairs that differ; observations that were never reached come with None."""
     found = []
-    for i, want in enumerate(expected):
-        if i < len(got):
-            difference = compare(want.value, got[i].value, check.rtol, check.atol)
-            if difference:
-                seen = replace(got[i], label=want.label)
-                found.append((replace(want, inputs=got[i].inputs or want.inputs), seen, difference))
-        elif not (i == len(expected) - 1 and want.label == UNCHANGED):
+    if run.changed != expected.changed:  # it spoils the observations after it, so it is the first thing to tell
+        names = [Observation(UNCHANGED, changed) for changed in (expected.changed, run.changed)]
+        found.append((*names, Difference("changed", f"the argument `{run.changed}` is changed in place")))
+    for i, want in enumerate(expected.observations):
+        if i >= len(run.observations):
             found.append((want, None, Difference("missing", "not reached")))
-    # An argument changed in place spoils the observations after it: it is the first thing to tell.
-    return sorted(found, key=lambda entry: entry[0].label != UNCHANGED)
+            continue
+        got = run.observations[i]
+        difference = compare(want.value, got.value, check.rtol, check.atol)
+        if difference:
+            found.append((replace(want, inputs=got.inputs or want.inputs), replace(got, label=want.label), difference))
+    return found
 
 
 def run_check(name: str, answer: object, *, seed: int | None = None, seconds: float | None = None) -> Result:
@@ -260,9 +194,11 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
     expected = _expected(name, seed)
     start = time.perf_counter()
     run = _observe(check, answer, seed, check.seconds if seconds is None else seconds)
-    proved = tuple(entry.label for entry in expected)
+    proved = tuple(entry.label for entry in expected.observations)
+    if not inspect.isclass(answer) and expected.changed is None:
+        proved += (UNCHANGED,)
     result = Result(name, "passed", time.perf_counter() - start, proved, printed=run.printed)
-    result.differing = _differences(check, expected, run.observations)
+    result.differing = _differences(check, expected, run)
     if not result.differing:
         return result
     if isinstance(run.exception, NotImplementedError):
@@ -271,42 +207,23 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
     if isinstance(run.exception, TimedOut):
         result.status = "timeout"
         return result
+    result.status = "failed"
     if run.exception is not None:
-        result.status, result.error = "error", learner_traceback(run.exception)
-    else:
-        result.status = "failed"
-    result.mistake = _name_mistake(check, seed, run.observations)
+        frames = learner_frames(run.exception)
+        # Raised in the check itself, on a value that was wrong before: that value is what to tell.
+        if frames or isinstance(result.differing[0][1].value, Raised):
+            result.status, result.error = "error", learner_traceback(run.exception)
+    result.mistake = _name_mistake(check, seed, run)
     return result
 
 
-def _name_mistake(check: Check, seed: int, got: list[Observation]) -> str | None:
+def _name_mistake(check: Check, seed: int, run: _Run) -> str | None:
     """The known mistake whose observations all equal these, if there is one."""
     for sentence in check.mistakes:
         other = _of_mistake(check.name, sentence, seed)
-        if len(other) == len(got) and not any(
-            compare(theirs.value, mine.value, check.rtol, check.atol) for theirs, mine in zip(other, got, strict=True)
+        if (len(other.observations), other.changed) == (len(run.observations), run.changed) and not any(
+            compare(theirs.value, mine.value, check.rtol, check.atol)
+            for theirs, mine in zip(other.observations, run.observations, strict=True)
         ):
             return sentence
     return None
-
-
-def _is_learners(filename: str) -> bool:
-    if filename.startswith("<") or "ipykernel" in filename or "ipython-input" in filename:
-        return "frozen" not in filename
-    path = Path(filename)
-    libraries = {sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    if any(path.is_relative_to(folder) for folder in libraries) or "site-packages" in path.parts:
-        return False
-    inside = path.relative_to(course.ROOT).parts if path.is_relative_to(course.ROOT) else ("",)
-    return inside[0] != "shared" and not inside[0].startswith("week")
-
-
-def learner_traceback(error: BaseException) -> str:
-    """The frames of the learner's own code, innermost last, then the exception; none of the course's."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_learners(f.filename)]
-    lines = [f"line {frame.lineno}, in {frame.name}:  {frame.line}" for frame in frames[-4:]]
-    message = " ".join(str(error).split())
-    message = message if len(message) <= 400 else message[:400] + " …"
-    if not frames and isinstance(error, TypeError):
-        message += "  (Raised where the check calls your code: compare its arguments with the exercise's signature.)"
-    return "\n".join([*lines, f"{type(error).__name__}: {message}".rstrip(": ")])

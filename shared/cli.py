@@ -26,7 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     grade_parser.add_argument("--out", type=Path, help="also write the grades to this CSV file")
     commands.add_parser("status", help="what is passed, tried and open")
     commands.add_parser("doctor", help="what works on this machine, what does not, and what to do")
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if options.command == "lab":
+        options.options += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return {"lab": lab, "check": check, "grade": grade, "status": status, "doctor": doctor}[options.command](
             options
@@ -53,8 +57,17 @@ def lab(options: argparse.Namespace) -> int:
         f"--LabApp.default_url=/lab/tree/{where}",
         *options.options,
     ]
+    if not (course.ROOT / where).exists():
+        raise FileNotFoundError(
+            f"{where} is not there. `git status` may say why; `python -m shared.build` makes it anew."
+        )
     print(f"Opening {where}. Stop with Ctrl-C.")
-    return subprocess.call(command)
+    server = subprocess.Popen(command)
+    while True:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:  # JupyterLab got it too, and asks whether to stop
+            continue
 
 
 def check(options: argparse.Namespace) -> int:

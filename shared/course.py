@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import importlib
 import linecache
@@ -22,10 +23,8 @@ class SourceError(Exception):
     """A fault in a source file of the course, told as `file:line: what is wrong`."""
 
     def __init__(self, path: Path, line: int, message: str):
-        try:
+        with contextlib.suppress(ValueError):
             path = path.relative_to(ROOT)
-        except ValueError:
-            pass
         super().__init__(f"{path.as_posix()}:{line}: {message}")
 
 

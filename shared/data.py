@@ -1,8 +1,8 @@
 """Text to learn from: the course's own stories, and real corpora streamed from the Hugging Face hub.
 
-    corpus(1_000_000)                         one megabyte of stories, for a tokenizer or a first training run
-    stories(100, seed=1, split="validation")  with their facts; combinations that never occur in "train"
-    hub_texts("tinystories")                  one document after another, nothing is downloaded as a whole
+corpus(1_000_000)                         one megabyte of stories, for a tokenizer or a first training run
+stories(100, seed=1, split="validation")  with their facts; combinations that never occur in "train"
+hub_texts("tinystories")                  one document after another, nothing is downloaded as a whole
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ def corpus(n_bytes: int, *, seed: int = 0, split: str = "train") -> str:
         texts.append(story.text)
 
 
-def hub_texts(name: str, *, split: str = "train", limit: int | None = None,
-              data_files: str | list[str] | None = None) -> Iterator[str]:
+def hub_texts(
+    name: str, *, split: str = "train", limit: int | None = None, data_files: str | list[str] | None = None
+) -> Iterator[str]:
     """Stream the documents of "tinystories", "wikitext" or "c4", at most `limit` of them.
 
     `data_files` reads local files of the same schema instead (a column "text"; .parquet, .json, .jsonl, .gz of these).
@@ -79,7 +80,8 @@ def open_rows(name: str, split: str, data_files: str | list[str] | None) -> Iter
     if not hub_reachable():
         raise ConnectionError(
             f"{repository} is on the Hugging Face hub, which cannot be reached from here. Connect to the network, "
-            "give files of the same schema as data_files=, or use the course's own stories: corpus(n_bytes).")
+            "give files of the same schema as data_files=, or use the course's own stories: corpus(n_bytes)."
+        )
     return load_dataset(repository, configuration, split=split, streaming=True)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shared import answers, course
 from shared.cards import Card
+from shared.cells import NotebookError, kernel_cells, notebook_cells, statements
 
 SIGNS = {"passed": "✓", "failed": "✗", "error": "✗", "timeout": "✗", "todo": "○", "missing": "○", "borrowed": "○"}
 
@@ -55,7 +56,8 @@ class Grade(Card):
     def html(self) -> str:
         head = html.escape(self.lines()[0])
         body = "".join(
-            f'<tr><td style="text-align:left">{SIGNS.get(row.result, "✗")} <code>{html.escape(row.exercise)}</code></td>'
+            f'<tr><td style="text-align:left">{SIGNS.get(row.result, "✗")} '
+            f"<code>{html.escape(row.exercise)}</code></td>"
             f'<td style="text-align:left">{row.result}</td>'
             f'<td style="text-align:right">{row.points} of {row.out_of}</td>'
             f'<td style="text-align:left;white-space:normal">{html.escape(row.mistake)}</td></tr>'
@@ -72,10 +74,10 @@ def grade(target: str | Path | None = None) -> Grade:
     Each answer is judged alone, beside the course's own answers to the exercises that it calls.
     """
     if target is None:
-        return grade_cells(answers.kernel_cells(), "this notebook")
+        return grade_cells(kernel_cells(), "this notebook")
     if str(target).strip("/") in course.weeks():
         return _grade_week(str(target).strip("/"))
-    return grade_cells(answers.notebook_cells(_find_file(Path(target))), Path(target).name)
+    return grade_cells(notebook_cells(_find_file(Path(target))), Path(target).name)
 
 
 def grade_folder(folder: Path) -> dict[str, Grade]:
@@ -86,8 +88,8 @@ def grade_folder(folder: Path) -> dict[str, Grade]:
         if ".ipynb_checkpoints" in path.parts:
             continue
         try:
-            grades[name] = grade_cells(answers.notebook_cells(path), name)
-        except answers.NotebookError as error:
+            grades[name] = grade_cells(notebook_cells(path), name)
+        except NotebookError as error:
             grades[name] = Grade(name, [], str(error))
     return grades
 
@@ -106,7 +108,7 @@ def write_gradebook(grades: dict[str, Grade], path: Path) -> None:
 
 def grade_cells(cells: list[str], title: str) -> Grade:
     """Grade the exercises that these cells define, and their lessons' others as missing."""
-    defined = {name for statement in answers.statements(cells) for name in statement.binds}
+    defined = {name for statement in statements(cells) for name in statement.binds}
     known = course.exercises()
     shelves = {(known[name].week, known[name].lesson) for name in defined & known.keys()}
     wanted = [e for e in known.values() if (e.week, e.lesson) in shelves]
@@ -129,8 +131,8 @@ def _grade_week(week: str) -> Grade:
         path = course.lesson_notebook(exercise)
         if exercise.week == week and path not in cells:
             try:
-                cells[path] = answers.notebook_cells(path)
-            except answers.NotebookError as error:
+                cells[path] = notebook_cells(path)
+            except NotebookError as error:
                 cells[path] = []
                 unreadable.append(str(error))
     mine = {e.name: cells[course.lesson_notebook(e)] for e in course.exercises().values() if e.week == week}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from shared import answers, course
+from shared import answers, cells, course
 from shared.checking import Result, find_check, run_check
 
 
@@ -35,11 +35,11 @@ def check(answer: object, name: str | None = None) -> None:
         )
     course.find(name)
     result = run_check(name, answer)
-    written = answers.extract(answers.kernel_cells(), name)
+    written = answers.extract(cells.kernel_cells(), name)
     if result.passed:
         result.notes = _keep(name, answer, written)
     elif written and result.status in ("failed", "error"):
-        result.notes = _blame(name)
+        result.notes, result.hint_for = _blame(name)
     answers.log_attempt(name, result.status, result.mistake)
     _show(result.card)
     if not result.passed:
@@ -68,20 +68,23 @@ def _keep(name: str, answer: object, written: answers.Answer | None) -> tuple[st
     return (f"Saved in {path.as_posix()}: later lessons use it.",)
 
 
-def _blame(name: str) -> tuple[str, ...]:
+def _blame(name: str) -> tuple[tuple[str, ...], str | None]:
     """Where the fault lies in an earlier exercise that this answer calls, say so."""
     before = [other for other in course.exercises() if other != name]
-    written = answers.extract(answers.kernel_cells(), name, provided=before)
+    written = answers.extract(cells.kernel_cells(), name, provided=before)
     if not written or not written.provided:
-        return ()
+        return (), None
+    others = sorted(written.provided)
     try:
-        answer = answers.load(written, {other: course.reference(other) for other in written.provided})
+        answer = answers.load(written, {other: course.reference(other) for other in others})
     except Exception:
-        return ()
+        return (), None
     if not run_check(name, answer).passed:
-        return ()
-    names = ", ".join(f"`{other}`" for other in sorted(written.provided))
-    return (f"Your `{name}` itself is right: with the course's own {names} it passes. Look for the fault there.",)
+        return (), None
+    names = ", ".join(f"`{other}`" for other in others)
+    return (
+        f"Your `{name}` itself is right: with the course's own {names} it passes. Look for the fault there.",
+    ), others[0]
 
 
 _given: dict[str, int] = {}
@@ -140,7 +143,9 @@ def progress(week: str | None = None) -> None:
 
 
 def _show(card: object) -> None:
-    if answers.in_notebook():
+    if answers.loading:
+        return
+    if cells.in_notebook():
         from IPython.display import display
 
         display(card)

@@ -34,8 +34,10 @@ class Raised:
 class Difference:
     """How an observed value differs from the expected one."""
 
-    kind: str  # "value", "shape", "type", "dtype", "detached", "raised", "missing"
+    kind: str  # "value", "shape", "type", "dtype", "detached", "raised", "missing", "changed"
     text: str
+    expected: object = None  # the innermost values that differ, where they sit inside containers
+    got: object = None
 
 
 def snapshot(value: object) -> object:
@@ -113,70 +115,85 @@ def compare(expected: object, got: object, rtol: float, atol: float) -> Differen
     Lenient where the meaning is the same: a tuple for a list, any integer dtype, a 0-d tensor for a Python number.
     """
     torch = _torch()
-    is_tensor = lambda x: torch is not None and isinstance(x, torch.Tensor)
+
+    def is_tensor(value):
+        return torch is not None and isinstance(value, torch.Tensor)
+
+    def differ(kind_of, text):
+        return Difference(kind_of, text, expected, got)
+
+    as_values = f"expected {brief(expected)}, got {brief(got)}"
     if isinstance(expected, Raised) or isinstance(got, Raised):
-        if expected == got or (isinstance(expected, Raised) and isinstance(got, Raised) and expected.kind == got.kind):
-            return None
-        return Difference("raised", f"expected {brief(expected)}, got {brief(got)}")
+        alike = isinstance(expected, Raised) and isinstance(got, Raised) and expected.kind == got.kind
+        return None if alike else differ("raised", as_values)
     if got is None and expected is not None:
-        return Difference("type", f"expected {kind(expected)}, got None: is there a `return`?")
-    if is_tensor(expected):
-        if not is_tensor(got):
-            return Difference("type", f"expected {kind(expected)}, got {kind(got)}")
+        return differ("type", f"expected {kind(expected)}, got None: is there a `return`?")
+    if is_tensor(expected) and is_tensor(got):
         return _compare_tensors(expected, got, rtol, atol)
     if is_tensor(got) and got.dim() == 0 and isinstance(expected, Number):
         got = got.item()
-    if isinstance(expected, bool) or isinstance(got, bool):
-        if type(expected) is not type(got):
-            return Difference("type", f"expected {kind(expected)}, got {kind(got)}")
-        return None if expected == got else Difference("value", f"expected {expected}, got {got}")
-    if isinstance(expected, Number) and isinstance(got, Number):
+    if isinstance(expected, Number) and isinstance(got, Number) and isinstance(expected, bool) == isinstance(got, bool):
         close = expected == got or (expected != expected and got != got)
         if not close and not (isinstance(expected, int) and isinstance(got, int)):
             close = math.isclose(expected, got, rel_tol=rtol, abs_tol=atol)
-        return None if close else Difference("value", f"expected {brief(expected)}, got {brief(got)}")
+        return None if close else differ("value", as_values)
     if isinstance(expected, (list, tuple)) and isinstance(got, (list, tuple)):
         if len(expected) != len(got):
-            return Difference("shape", f"expected {len(expected)} items, got {len(got)}")
-        return _first(
-            (f"item {i}", compare(e, g, rtol, atol)) for i, (e, g) in enumerate(zip(expected, got, strict=True))
-        )
+            return differ("shape", f"expected {items(len(expected))}, got {items(len(got))}")
+        pairs = enumerate(zip(expected, got, strict=True))
+        return _first((f"item {i}", compare(e, g, rtol, atol)) for i, (e, g) in pairs)
     if isinstance(expected, dict) and isinstance(got, dict):
         for name, keys in (("is missing", expected.keys() - got.keys()), ("is too much", got.keys() - expected.keys())):
             if keys:
-                return Difference("shape", f"the key {brief(min(keys, key=repr))} {name}")
+                return differ("shape", f"the key {brief(min(keys, key=repr))} {name}")
         return _first((f"at key {brief(k)}", compare(expected[k], got[k], rtol, atol)) for k in expected)
-    if isinstance(expected, (set, frozenset)) and isinstance(got, (set, frozenset)):
-        return None if expected == got else Difference("value", f"expected {brief(expected)}, got {brief(got)}")
-    if not isinstance(got, type(expected)):
-        return Difference("type", f"expected {kind(expected)}, got {kind(got)}")
-    return None if expected == got else Difference("value", f"expected {brief(expected)}, got {brief(got)}")
+    sets = isinstance(expected, (set, frozenset)) and isinstance(got, (set, frozenset))
+    if not sets and (isinstance(expected, bool) != isinstance(got, bool) or not isinstance(got, type(expected))):
+        return differ("type", f"expected {kind(expected)}, got {kind(got)}")
+    return None if expected == got else differ("value", as_values)
 
 
 def _first(parts: Iterator[tuple[str, Difference | None]]) -> Difference | None:
-    for where, difference in parts:
-        if difference:
-            return Difference(difference.kind, f"{where}: {difference.text}")
+    for where, found in parts:
+        if found:
+            return Difference(found.kind, f"{where}: {found.text}", found.expected, found.got)
     return None
 
 
 def _compare_tensors(expected, got, rtol: float, atol: float) -> Difference | None:
     torch = _torch()
+
+    def differ(kind_of, text):
+        return Difference(kind_of, text, expected, got)
+
     if got.shape != expected.shape:
-        return Difference("shape", f"expected shape {tuple(expected.shape)}, got {tuple(got.shape)}")
+        return differ("shape", f"expected shape {tuple(expected.shape)}, got {tuple(got.shape)}")
     both_integer = not any(t.is_floating_point() or t.is_complex() or t.dtype == torch.bool for t in (expected, got))
     if got.dtype != expected.dtype and not both_integer:
-        return Difference("dtype", f"expected dtype {expected.dtype}, got {got.dtype}")
+        return differ("dtype", f"expected dtype {expected.dtype}, got {got.dtype}")
     e, g = (t.detach().to("cpu", torch.float64) for t in (expected, got))
-    if not torch.allclose(e, g, rtol=rtol, atol=atol, equal_nan=True):
-        wrong = ~torch.isclose(e, g, rtol=rtol, atol=atol, equal_nan=True)
-        if not e.isnan().any() and g.isnan().any():
-            return Difference("value", f"{int(g.isnan().sum())} of {g.numel()} values are nan")
-        worst = (e - g).abs().nan_to_num(0, 0, 0).max().item()
-        return Difference("value", f"{int(wrong.sum())} of {g.numel()} values differ, by up to {worst:.3g}")
-    if expected.requires_grad and not got.requires_grad:
-        return Difference("detached", "the values are right, but no gradient can flow back through them")
-    return None
+    wrong = ~torch.isclose(e, g, rtol=rtol, atol=atol, equal_nan=True)
+    if not wrong.any():
+        if expected.requires_grad and not got.requires_grad:
+            return differ("detached", "the values are right, but no gradient can flow back through them")
+        return None
+    for name, bad in (("nan", g.isnan() & ~e.isnan()), ("inf", g.isinf() & ~e.isinf())):
+        if bad.any():
+            return differ("value", f"{int(bad.sum())} of {items(g.numel(), 'value')} {name}")
+    text = "it differs" if g.numel() == 1 else f"{int(wrong.sum())} of {g.numel()} values differ"
+    if got.is_floating_point():
+        text += f", by up to {(e - g).abs().nan_to_num(0, 0, 0).max().item():.3g}"
+    if g.numel() > SMALL:
+        at = tuple(wrong.nonzero()[0].tolist())
+        text += f"; the first at {list(at)}: expected {_rounded(expected[at].item())}, got {_rounded(got[at].item())}"
+    return differ("value", text)
+
+
+def items(count: int, noun: str = "item") -> str:
+    """ "1 item", "3 items"; "1 value is", "3 values are" for what follows a count of wrong values."""
+    if noun == "value":
+        return "1 value is" if count == 1 else f"{count} values are"
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def kind(value: object) -> str:
@@ -185,7 +202,7 @@ def kind(value: object) -> str:
     if torch is not None and isinstance(value, torch.Tensor):
         return f"a tensor of shape {tuple(value.shape)} ({str(value.dtype).removeprefix('torch.')})"
     if isinstance(value, (list, tuple, dict, set)):
-        return f"a {type(value).__name__} of {len(value)} items"
+        return f"a {type(value).__name__} of {items(len(value))}"
     if value is None:
         return "None"
     name = type(value).__name__

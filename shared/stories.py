@@ -41,26 +41,26 @@ POSITION = {word: i for words in (CHARACTERS, THINGS, PLACES) for i, word in enu
 class Facts:
     """What is true in one story. None: the story does not say it, so a question about it has no answer."""
 
-    plot: str                    # "lost"
-    hero: str                    # "Pip"
-    friend: str                  # "Nell"
-    thing: str                   # what the story turns on: "kite"
-    place: str                   # "park"
-    time: str                    # "morning"
-    reason: str                  # why there is a problem, a clause: "the wind had carried it off"
-    means: str                   # what helped, a phrase for this plot: "followed the paw prints"
-    mood: str                    # of the one who has the problem: "sad"
-    feeling: str                 # of the hero in the end: "happy"
+    plot: str  # "lost"
+    hero: str  # "Pip"
+    friend: str  # "Nell"
+    thing: str  # what the story turns on: "kite"
+    place: str  # "park"
+    time: str  # "morning"
+    reason: str  # why there is a problem, a clause: "the wind had carried it off"
+    means: str  # what helped, a phrase for this plot: "followed the paw prints"
+    mood: str  # of the one who has the problem: "sad"
+    feeling: str  # of the hero in the end: "happy"
     colour: str | None = None
-    day: str | None = None       # "Monday"
-    weather: str | None = None   # "sunny"
-    spot: str | None = None      # the exact place: "under a bench"
-    event: str | None = None     # what happened, a phrase for this plot: "glowed in the dark"
-    goal: str | None = None      # what the hero wanted to do: "fly a kite"
-    counted: str | None = None   # what is counted: "shell"
-    before: int | None = None    # so many at first,
-    change: int | None = None    # so many more or fewer,
-    after: int | None = None     # so many in the end
+    day: str | None = None  # "Monday"
+    weather: str | None = None  # "sunny"
+    spot: str | None = None  # the exact place: "under a bench"
+    event: str | None = None  # what happened, a phrase for this plot: "glowed in the dark"
+    goal: str | None = None  # what the hero wanted to do: "fly a kite"
+    counted: str | None = None  # what is counted: "shell"
+    before: int | None = None  # so many at first,
+    change: int | None = None  # so many more or fewer,
+    after: int | None = None  # so many in the end
 
     @property
     def problem(self) -> str:
@@ -114,6 +114,7 @@ FIRST_OPTION = FirstOption()
 
 
 # --- templates: plain text with {slots} and [one|of|these] ---------------------------------------------------
+
 
 class Slot(str):
     """The name of a slot, to be told from plain text."""
@@ -169,8 +170,18 @@ def words_about(name: str, role: str, prefix: str) -> dict[str, str]:
     """The slots of one character: {hero}, {hero_full}, {he}, {his} … or {friend}, {friend_full}, {fhe}, {fhis} …"""
     who = CHARACTERS[name]
     he, him, his, himself = who.pronouns
-    own = {"kind": who.kind, "home": who.home, "food": who.food, "moved": who.moved, "he": he, "him": him,
-           "his": his, "himself": himself, "He": he.title(), "His": his.title()}
+    own = {
+        "kind": who.kind,
+        "home": who.home,
+        "food": who.food,
+        "moved": who.moved,
+        "he": he,
+        "him": him,
+        "his": his,
+        "himself": himself,
+        "He": he.title(),
+        "His": his.title(),
+    }
     full = f"a {who.kind} named {name}" if who.kind in ("girl", "boy") else f"{name} the {who.kind}"
     return {role: name, f"{role}_full": full} | {prefix + slot: word for slot, word in own.items()}
 
@@ -185,28 +196,48 @@ def slots(facts: Facts, dice: Dice) -> dict[str, str]:
         when.append(f"on {named}")
     day = [f"a {named}"] if told else [f"an ordinary {named}", f"still early in the {named}"]
     filling = {
-        **words_about(facts.hero, "hero", ""), **words_about(facts.friend, "friend", "f"),
-        "thing": facts.thing, "things": plural(facts.thing), "colour": facts.colour or "",
+        **words_about(facts.hero, "hero", ""),
+        **words_about(facts.friend, "friend", "f"),
+        "thing": facts.thing,
+        "things": plural(facts.thing),
+        "colour": facts.colour or "",
         "item": f"{facts.colour} {facts.thing}" if facts.colour else facts.thing,
-        "place": f"the {place.name}", "at_place": place.at, "to_place": f"to the {place.name}",
-        "when": dice.pick(when), "a_day": dice.pick(day), "meal": MEALS[facts.time], "time": facts.time,
+        "place": f"the {place.name}",
+        "at_place": place.at,
+        "to_place": f"to the {place.name}",
+        "when": dice.pick(when),
+        "a_day": dice.pick(day),
+        "meal": MEALS[facts.time],
+        "time": facts.time,
         "setting": dice.pick(place.sights if place.indoors else SKIES.get(facts.weather, ()) + place.sights),
-        "spot": facts.spot or "", "event": facts.event or "", "goal": facts.goal or "",
-        "reason": facts.reason, "means": facts.means, "mood": facts.mood, "feeling": facts.feeling,
+        "spot": facts.spot or "",
+        "event": facts.event or "",
+        "goal": facts.goal or "",
+        "reason": facts.reason,
+        "means": facts.means,
+        "mood": facts.mood,
+        "feeling": facts.feeling,
     }
     if facts.counted:
         unit = facts.counted
         filling |= {
-            "unit": unit, "units": plural(unit), "before": NUMBERS[facts.before], "change": NUMBERS[facts.change],
-            "after": NUMBERS[facts.after], "n_before": counted(facts.before, unit),
-            "n_change": counted(facts.change, unit), "n_after": counted(facts.after, unit),
-            "more_change": counted(facts.change, f"more {unit}"), "them": "it" if facts.change == 1 else "them",
+            "unit": unit,
+            "units": plural(unit),
+            "before": NUMBERS[facts.before],
+            "change": NUMBERS[facts.change],
+            "after": NUMBERS[facts.after],
+            "n_before": counted(facts.before, unit),
+            "n_change": counted(facts.change, unit),
+            "n_after": counted(facts.after, unit),
+            "more_change": counted(facts.change, f"more {unit}"),
+            "them": "it" if facts.change == 1 else "them",
             "were_after": "was" if facts.after == 1 else "were",
         }
     return filling
 
 
 # --- from a seed to a story ----------------------------------------------------------------------------------
+
 
 def is_held_out(hero: str, thing: str, place: str) -> bool:
     """Whether validation owns this triple: a rule over positions, so that each word and pair is in both splits."""
@@ -223,9 +254,18 @@ def draw(dice: Dice, *, validation: bool = False, plot: str | None = None) -> Fa
         if hero != friend and is_held_out(hero, thing, place) == validation:
             break
     facts = Facts(
-        plot=chosen.name, hero=hero, friend=friend, thing=thing, place=place, time=dice.pick(TIMES),
-        reason=case.reason, means=case.means, event=case.event, goal=case.goal,
-        mood=dice.pick(chosen.moods), feeling=dice.pick(chosen.feelings),
+        plot=chosen.name,
+        hero=hero,
+        friend=friend,
+        thing=thing,
+        place=place,
+        time=dice.pick(TIMES),
+        reason=case.reason,
+        means=case.means,
+        event=case.event,
+        goal=case.goal,
+        mood=dice.pick(chosen.moods),
+        feeling=dice.pick(chosen.feelings),
         colour=dice.pick(COLOURS) if chosen.coloured and dice.happens(0.85) else None,
         day=dice.pick(DAYS) if dice.happens(0.3) else None,
         weather=dice.pick(chosen.weathers) if dice.happens(0.6) else None,
@@ -236,12 +276,19 @@ def draw(dice: Dice, *, validation: bool = False, plot: str | None = None) -> Fa
         before = change = dice.between(*first)
         if second:
             change = dice.between(second[0], min(second[1], before - 1) if chosen.takes else second[1])
-        facts = replace(facts, before=before, change=change,
-                        after=before - change if chosen.takes else before + change,
-                        counted=thing if chosen.units == ("thing",) else dice.pick(chosen.units))
+        facts = replace(
+            facts,
+            before=before,
+            change=change,
+            after=before - change if chosen.takes else before + change,
+            counted=thing if chosen.units == ("thing",) else dice.pick(chosen.units),
+        )
     filling = slots(facts, FIRST_OPTION)
-    phrases = {name: AN.sub(" an", expand(parse(phrase), filling, dice)) if phrase else None
-               for name in ("reason", "means", "event", "goal") for phrase in [getattr(facts, name)]}
+    phrases = {
+        name: AN.sub(" an", expand(parse(phrase), filling, dice)) if phrase else None
+        for name in ("reason", "means", "event", "goal")
+        for phrase in [getattr(facts, name)]
+    }
     return replace(facts, **phrases)
 
 

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from shared import answers
-from shared.answers import Answer, NotebookError, extract, load, notebook_cells, save, statements, without_magics
+from shared.answers import Answer, extract, load, save
+from shared.cells import NotebookError, notebook_cells, statements, without_magics
 
 
 def notebook(path, cells, **extra):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from shared import course
-from shared.checking import LESSON_SEED, learner_traceback, run_check
+from shared.checking import LESSON_SEED, run_check
+from shared.guard import learner_traceback
 from shared.learner import CheckFailed, borrow, check, hint, mine
 from shared.observations import compare
 
@@ -31,8 +32,8 @@ def test_the_card_shows_the_smallest_input_expected_beside_got_and_the_next_step
     assert card.splitlines()[0].startswith("attention: not yet. ")
     assert "q = [[1, 0]]" in card
     assert "expected" in card and "got" in card
-    assert "You get just this when" in card
-    assert "hint(attention) (1 of 3)" in card and 'attention = borrow("attention")' in card
+    assert "You get just this when the scores are not divided" in card
+    assert "hint(attention)` (1 of 3)" in card and 'attention = borrow("attention")' in card
 
 
 def test_the_html_card_marks_differing_cells_not_by_colour_alone():
@@ -55,8 +56,8 @@ def test_what_a_learner_prints_cannot_inject_html():
     [
         ("got a list", lambda p: p.tolist()),
         ("is there a `return`?", lambda p: None),
-        ("expected shape (3,), got (1, 3)", lambda p: p[None]),
-        ("expected dtype torch.float32, got torch.float64", lambda p: p.double()),
+        ("Expected shape (3,), got (1, 3)", lambda p: p[None]),
+        ("Expected dtype torch.float32, got torch.float64", lambda p: p.double()),
         ("values are nan", lambda p: p * torch.nan),
     ],
 )

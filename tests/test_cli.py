@@ -44,7 +44,15 @@ def test_lab_opens_the_first_open_exercise_in_the_courses_folder(passed, work, m
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text("")
     calls = []
-    monkeypatch.setattr(cli.subprocess, "call", lambda command: calls.append(command) or 0)
+
+    class Server:
+        def __init__(self, command):
+            calls.append(command)
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(cli.subprocess, "Popen", Server)
     assert main(["lab", "--no-browser"]) == 0
     (command,) = calls
     where = "02_attention" if passed else "01_tokenization"

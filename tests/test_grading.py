@@ -9,7 +9,11 @@ from shared import course
 from shared.cli import main
 from shared.grading import grade, grade_cells, grade_folder, write_gradebook
 
-IMPORTS = "import math\nimport torch\nfrom einops import rearrange\nfrom torch import nn, Tensor\nfrom jaxtyping import Bool, Float"
+IMPORTS = """import math
+import torch
+from einops import rearrange
+from torch import nn, Tensor
+from jaxtyping import Bool, Float"""
 SHELF = [e for e in course.exercises().values() if e.lesson == "attention"]
 
 

@@ -82,7 +82,7 @@ def test_a_learner_works_through_the_attention_lesson(pages, tmp_path, tmp_path_
         output = notebook.run("check(attention)")
         card = output.get_by_role("alert")
         expect(card).to_contain_text("attention: not yet.")
-        expect(card).to_contain_text(f"You get just this when: {MISTAKE}")
+        expect(card).to_contain_text(f"You get just this when {MISTAKE[0].lower()}{MISTAKE[1:]}")
         expect(card).to_contain_text("hint(attention) (1 of 3)")
         expect(card.get_by_text("1.269")).to_have_css("font-weight", "700")  # the cell that differs from 1.33
         shown = output.inner_text()

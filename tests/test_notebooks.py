@@ -1,4 +1,4 @@
-"""Every lesson runs, solved, in a kernel of its own; untouched, it fails at its exercises; the graded notebook holds."""
+"""Every lesson runs, solved, in its own kernel; untouched, it fails at its exercises; the graded notebook holds."""
 
 import os
 import re

@@ -55,7 +55,8 @@ def test_weeks_import_only_earlier_weeks_and_shared():
 
 
 def test_importing_shared_loads_no_heavy_library():
-    code = "import shared, shared.learner, shared.course, sys; print([m for m in ('torch', 'transformers', 'IPython') if m in sys.modules])"
+    heavy = "('torch', 'transformers', 'IPython')"
+    code = f"import shared, shared.learner, shared.course, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -245,6 +245,11 @@ def test_caught_memory_errors_do_not_stop_the_limit():
     assert run("").passed
 
 
+def test_memory_cannot_be_had_as_a_file():
+    needs("processes")
+    assert "PermissionError" in run("import os; os.memfd_create('hidden')").error
+
+
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_print_bomb_is_cut_off(stream):
     outcome = run(f"import sys\nwhile True: print('x' * 999, file=sys.{stream})", limits=Limits(output_bytes=5000))
@@ -488,7 +493,9 @@ def test_nothing_outlives_a_caller_that_is_killed(tmp_path):
         threading.Timer(0.3, lambda: (print(server, flush=True), os.kill(os.getpid(), {int(signal.SIGKILL)}))).start()
         sandbox.run_code("while True: pass", limits=sandbox.Limits(seconds=60))
         """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     left = int(done.stdout)
     deadline = time.monotonic() + 10
     while psutil.pid_exists(left) and time.monotonic() < deadline:

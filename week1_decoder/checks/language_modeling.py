@@ -7,6 +7,10 @@ import torch
 from shared.checking import observes, raised
 
 
+def _hugging_face_labels(token_ids, attention_mask=None):
+    return token_ids if attention_mask is None else token_ids.masked_fill(attention_mask == 0, -100)
+
+
 @observes(
     "next_token_targets",
     difficulty=1,
@@ -23,6 +27,8 @@ from shared.checking import observes, raised
             "targets[:, :-1] = token_ids[:, 1:]",
             "targets[:, :-1] = token_ids[:, :-1]",
         ),
+        "These are labels as Hugging Face models take them, which shift them inside: here nobody does, and the model is "
+        "paid for copying the token it has just read.": _hugging_face_labels,
         "The shift goes the wrong way: each position is asked for the token before it, which it can already see.": (
             "targets[:, :-1] = token_ids[:, 1:]",
             "targets[:, 1:] = token_ids[:, :-1]",

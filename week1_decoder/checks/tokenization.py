@@ -271,6 +271,8 @@ def encodes_the_longest(text, vocab, merges, special_tokens=()):
 
 
 def encodes_with(encode_word, text, special_tokens, id_of):
+    if any(token.encode() not in id_of for token in special_tokens):
+        raise ValueError
     ids = []
     for part in reference.split_special(text, special_tokens):
         if part in special_tokens:
@@ -281,6 +283,8 @@ def encodes_with(encode_word, text, special_tokens, id_of):
 
 
 def encodes_with_computed_ids(text, vocab, merges, special_tokens=()):
+    if any(token.encode() not in vocab.values() for token in special_tokens):
+        raise ValueError
     numbered = with_merges(*merges)[0]
     numbered |= dict(enumerate((token.encode() for token in special_tokens), start=len(numbered)))
     return reference.encode_bpe(text, numbered, merges, special_tokens)
@@ -288,8 +292,8 @@ def encodes_with_computed_ids(text, vocab, merges, special_tokens=()):
 
 def encodes_special_unasked(text, vocab, merges, special_tokens=()):
     ordinary = {*BYTES.values(), *(left + right for left, right in merges)}
-    special = [token.decode() for token in vocab.values() if token not in ordinary]
-    return reference.encode_bpe(text, vocab, merges, special)
+    special = {token.decode() for token in vocab.values() if token not in ordinary}
+    return reference.encode_bpe(text, vocab, merges, [*special.union(special_tokens)])
 
 
 @observes(

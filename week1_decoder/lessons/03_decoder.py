@@ -1,17 +1,18 @@
 # %% [markdown]
 # # The decoder
 #
-# Attention moves information between positions. A GPT is attention plus four plain things: a way to know *where* a token
-# stands, a norm that keeps numbers in range, a small network that works on each position alone, and a sum that runs
-# through all layers. Put together they are about a hundred lines. This lesson writes them all, and then loads GPT-2's
-# weights into them, under three different naming schemes, and gets GPT-2's logits.
+# Attention moves information between positions. A GPT is attention plus four plain things: a way to know
+# *where* a token stands, a norm that keeps numbers in range, a small network that works on each position
+# alone, and a sum that runs through all layers. Put together they are about a hundred lines. This lesson
+# writes them all, and then loads GPT-2's weights into them, under three different naming schemes, and gets
+# GPT-2's logits.
 #
-# The `GPT` that you write here is the model of all six weeks: it is trained in week 2, judged in week 3, fine-tuned in
-# week 4, made fast in week 5 and aligned in week 6.
+# The `GPT` that you write here is the model of all six weeks: it is trained in week 2, judged in week 3,
+# fine-tuned in week 4, made fast in week 5 and aligned in week 6.
 #
-# Reading and writing: about 150 minutes, in two sittings if you like: the model, then what it weighs and costs. Papers:
-# Vaswani et al. 2017 ([arXiv:1706.03762](https://arxiv.org/abs/1706.03762)), section 3; Radford et al. 2019, *Language
-# Models are Unsupervised Multitask Learners* (GPT-2), section 2.3.
+# Reading and writing: about 150 minutes, in two sittings if you like: the model, then what it weighs and
+# costs. Papers: Vaswani et al. 2017 ([arXiv:1706.03762](https://arxiv.org/abs/1706.03762)), section 3;
+# Radford et al. 2019, *Language Models are Unsupervised Multitask Learners* (GPT-2), section 2.3.
 
 # %%
 import math
@@ -42,23 +43,24 @@ MultiHeadAttention = mine("MultiHeadAttention")
 # %% [markdown]
 # ## Where a token stands
 #
-# Attention sees a *set*: shuffle the earlier tokens, and a query gets the same average. The order has to be told. Both
-# ways in this lesson add a vector to each token's embedding, one for each position:
+# Attention sees a *set*: shuffle the earlier tokens, and a query gets the same average. The order has to be
+# told. Both ways in this lesson add a vector to each token's embedding, one for each position:
 #
 # - **learned**: a second embedding matrix, one row a position, trained like the first. GPT-2 does this.
 # - **sinusoidal**: fixed waves, from the shortest to the longest, as in the original Transformer:
 #
 # $$PE_{t,\,2i} = \sin\!\left(\frac{t}{10000^{2i/d}}\right), \qquad PE_{t,\,2i+1} = \cos\!\left(\frac{t}{10000^{2i/d}}\right)$$
 #
-# where $d$ is `d_model`. Each pair of columns is the hand of a clock; the first goes round in 6 positions, the last in about
-# 60,000. (A third way, RoPE, turns queries and keys instead of adding anything. It comes in week 5, and is made of these same
-# clocks.)
+# where $d$ is `d_model`. Each pair of columns is the hand of a clock; the first goes round in 6 positions,
+# the last in about 60,000. (A third way, RoPE, turns queries and keys instead of adding anything. It comes in
+# week 5, and is made of these same clocks.)
 
 # %% tags=["exercise"]
 from week1_decoder.solutions.decoder import sinusoidal_positions
 
 # %% [markdown]
-# **Predict.** Take the dot product of the rows for positions 10 and 13, and of those for 40 and 43. Which is larger?
+# **Predict.** Take the dot product of the rows for positions 10 and 13, and of those for 40 and 43. Which is
+# larger?
 
 # %%
 table = sinusoidal_positions(128, 64)
@@ -82,22 +84,24 @@ plt.show()
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# They are equal. For each pair, $\sin a \sin b + \cos a \cos b = \cos(a - b)$: only the difference of the two angles is left.
-# So a head can learn "three tokens back" once, for all positions. With learned rows it has to find that out from data.
+# They are equal. For each pair, $\sin a \sin b + \cos a \cos b = \cos(a - b)$: only the difference of the two
+# angles is left. So a head can learn "three tokens back" once, for all positions. With learned rows it has to
+# find that out from data.
 #
 # </details>
 #
 # ## LayerNorm
 #
-# Deep sums drift. LayerNorm takes one token's vector, moves its mean to 0 and its standard deviation to 1, and then lets
-# two learned vectors, $\gamma$ (`weight`) and $\beta$ (`bias`), undo as much of that as is useful:
+# Deep sums drift. LayerNorm takes one token's vector, moves its mean to 0 and its standard deviation to 1,
+# and then lets two learned vectors, $\gamma$ (`weight`) and $\beta$ (`bias`), undo as much of that as is
+# useful:
 #
 # $$\operatorname{LayerNorm}(x) = \gamma \odot \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta, \qquad
 # \mu = \frac1d \sum_i x_i, \quad \sigma^2 = \frac1d \sum_i (x_i - \mu)^2$$
 #
-# Mean and variance are over the last axis, so tokens and rows of a batch know nothing of each other. (Ba, Kiros and Hinton
-# 2016, [arXiv:1607.06450](https://arxiv.org/abs/1607.06450). Batch norm, which takes them over the batch, would let a
-# token see its neighbours, also the future ones.)
+# Mean and variance are over the last axis, so tokens and rows of a batch know nothing of each other. (Ba,
+# Kiros and Hinton 2016, [arXiv:1607.06450](https://arxiv.org/abs/1607.06450). Batch norm, which takes them
+# over the batch, would let a token see its neighbours, also the future ones.)
 #
 # **Predict.** A new LayerNorm gets `x`, then `1000 * x`, then `x + 50`. How do the three outputs differ?
 
@@ -115,23 +119,24 @@ print("x, 1000 x, x + 50:", [round(norm(y)[0, 0, 0].item(), 3) for y in (x, 1000
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# They do not differ, up to rounding: a common factor and a common shift are just what is taken out. What a layer reads
-# through a norm is a *direction*. So later layers still read well when the stream has grown.
+# They do not differ, up to rounding: a common factor and a common shift are just what is taken out. What a
+# layer reads through a norm is a *direction*. So later layers still read well when the stream has grown.
 #
 # </details>
 #
 # ## The feed-forward network
 #
-# After attention has brought information to a position, a network with one hidden layer works on it there, the same for
-# every position:
+# After attention has brought information to a position, a network with one hidden layer works on it there,
+# the same for every position:
 #
 # $$\operatorname{FFN}(x) = W_\text{out}\, \operatorname{GELU}(W_\text{in}\, x + b_\text{in}) + b_\text{out}$$
 #
-# $W_\text{in}$ is usually four times as wide as the stream (`d_ff = 4 * d_model`). Two thirds of a block's weights are here.
+# $W_\text{in}$ is usually four times as wide as the stream (`d_ff = 4 * d_model`). Two thirds of a block's
+# weights are here.
 #
-# GELU (Hendrycks and Gimpel 2016, [arXiv:1606.08415](https://arxiv.org/abs/1606.08415)) is $h\,\Phi(h)$, with $\Phi$ the
-# normal distribution function: a soft ReLU. The paper also gives an approximation, cheaper at the time, and **GPT-2 was trained with
-# that one**:
+# GELU (Hendrycks and Gimpel 2016, [arXiv:1606.08415](https://arxiv.org/abs/1606.08415)) is $h\,\Phi(h)$, with
+# $\Phi$ the normal distribution function: a soft ReLU. The paper also gives an approximation, cheaper at the
+# time, and **GPT-2 was trained with that one**:
 #
 # $$\operatorname{GELU}(h) \approx \tfrac12 h \left(1 + \tanh\!\left(\sqrt{2/\pi}\,\left(h + 0.044715\,h^3\right)\right)\right)$$
 
@@ -173,11 +178,12 @@ plt.show()
 #         '--> norm_1 --> attention-' '--> norm_2 --> feed_forward
 # ```
 #
-# Follow the upper line backwards: it is a path without a single multiplication from the last layer to the embeddings. Gradients
-# take it too. That is what lets a model have 12, 48 or 96 such layers.
+# Follow the upper line backwards: it is a path without a single multiplication from the last layer to the
+# embeddings. Gradients take it too. That is what lets a model have 12, 48 or 96 such layers.
 #
-# Where the norm sits is a choice. **Pre-norm** (GPT-2, and nearly everything since) is the drawing: the norm is in the side
-# branch. **Post-norm** (the original Transformer) normalises the sum, so the norm sits *on* the line:
+# Where the norm sits is a choice. **Pre-norm** (GPT-2, and nearly everything since) is the drawing: the norm
+# is in the side branch. **Post-norm** (the original Transformer) normalises the sum, so the norm sits *on*
+# the line:
 #
 # $$\text{pre:}\quad x \leftarrow x + f(\operatorname{norm}(x)) \qquad\qquad \text{post:}\quad x \leftarrow \operatorname{norm}(x + f(x))$$
 #
@@ -200,8 +206,9 @@ from week1_decoder.solutions.decoder import make_norm
 from week1_decoder.solutions.decoder import Block
 
 # %% [markdown]
-# PyTorch's `nn.TransformerEncoderLayer` is the same block, if it gets a causal mask ("encoder" refers to having no second
-# attention to another sequence). It stacks `w_q`, `w_k`, `w_v` in one matrix. Both placements are there: `norm_first`.
+# PyTorch's `nn.TransformerEncoderLayer` is the same block, if it gets a causal mask ("encoder" refers to
+# having no second attention to another sequence). It stacks `w_q`, `w_k`, `w_v` in one matrix. Both
+# placements are there: `norm_first`.
 
 # %%
 causal = nn.Transformer.generate_square_subsequent_mask(16)
@@ -227,9 +234,10 @@ for placement in ("pre", "post"):
 # %% [markdown]
 # ## Where the weights start
 #
-# GPT-2 draws every matrix from $N(0, 0.02^2)$, sets biases to 0 and norm weights to 1. One kind of matrix is special: those that
-# *write into the stream* (`w_o` and `w_out`). A model of $L$ layers adds $2L$ updates; independent updates add their variances,
-# so the stream would grow like $\sqrt{2L}$. Dividing their standard deviation by $\sqrt{2L}$ cancels that:
+# GPT-2 draws every matrix from $N(0, 0.02^2)$, sets biases to 0 and norm weights to 1. One kind of matrix is
+# special: those that *write into the stream* (`w_o` and `w_out`). A model of $L$ layers adds $2L$ updates;
+# independent updates add their variances, so the stream would grow like $\sqrt{2L}$. Dividing their standard
+# deviation by $\sqrt{2L}$ cancels that:
 #
 # $$\operatorname{std}(w_o) = \operatorname{std}(w_\text{out}) = \frac{0.02}{\sqrt{2L}}$$
 
@@ -241,24 +249,27 @@ from week1_decoder.solutions.decoder import init_weights
 #
 # What is left is short. Three things to know before you write it:
 #
-# - **Weight tying.** The head that turns the stream into logits is the embedding matrix $E$ itself: a token's logit is the dot
-#   product of the stream with that token's embedding (Press and Wolf 2017,
+# - **Weight tying.** The head that turns the stream into logits is the embedding matrix $E$ itself: a token's
+#   logit is the dot product of the stream with that token's embedding (Press and Wolf 2017,
 #   [arXiv:1608.05859](https://arxiv.org/abs/1608.05859)). In GPT-2 small this saves 38.6 million parameters.
-# - **The size of the embeddings.** They start at 0.02, learned positions too. Sinusoids have size 1; next to them, tokens would be
-#   noise. So the original Transformer multiplies the token embeddings by $\sqrt{d_\text{model}}$ first, and so does ours, for
-#   sinusoidal positions only.
-# - **Padding takes no positions.** A token's position is the number of *real* tokens before it. With padding on the right nothing
-#   changes. With padding on the left, as for generation, a row gets the same logits as it does alone. This is what
-#   transformers' `generate` does when it makes `position_ids` from the attention mask.
+# - **The size of the embeddings.** They start at 0.02, learned positions too. Sinusoids have size 1; next to
+#   them, tokens would be noise. So the original Transformer multiplies the token embeddings by
+#   $\sqrt{d_\text{model}}$ first, and so does ours, for sinusoidal positions only.
+# - **Padding takes no positions.** A token's position is the number of *real* tokens before it. With padding
+#   on the right nothing changes. With padding on the left, as for generation, a row gets the same logits as
+#   it does alone. This is what transformers' `generate` does when it makes `position_ids` from the attention
+#   mask.
 #
-# `hidden_states` is a method of its own because later weeks put other heads on it: a reward model, a value function.
+# `hidden_states` is a method of its own because later weeks put other heads on it: a reward model, a value
+# function.
 
 # %% tags=["exercise"]
 from week1_decoder.solutions.decoder import GPT
 
 # %% [markdown]
-# **Predict.** A new model of 500 tokens knows nothing. What is its mean cross-entropy, in nats? And with PyTorch's own start for
-# embeddings, $N(0, 1)$, in place of 0.02? (The logits are dot products of `d_model` numbers.)
+# **Predict.** A new model of 500 tokens knows nothing. What is its mean cross-entropy, in nats? And with
+# PyTorch's own start for embeddings, $N(0, 1)$, in place of 0.02? (The logits are dot products of `d_model`
+# numbers.)
 
 # %%
 config = GPTConfig(vocab_size=500, context_length=32, d_model=64, n_heads=4, n_layers=4)
@@ -273,15 +284,17 @@ for label, size in (("0.02", 0.02), ("1", 1.0)):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# $\ln 500 = 6.21$: all tokens equally likely. With embeddings of size 1 the logits are about $\sqrt{64} = 8$ in size, and
-# the token just read has by far the largest, because the stream still contains its embedding. The model is certain, and wrong. A
-# first loss well above $\ln V$ is a bug in the start, seen before any training: the cheapest test there is.
+# $\ln 500 = 6.21$: all tokens equally likely. With embeddings of size 1 the logits are about $\sqrt{64} = 8$
+# in size, and the token just read has by far the largest, because the stream still contains its embedding.
+# The model is certain, and wrong. A first loss well above $\ln V$ is a bug in the start, seen before any
+# training: the cheapest test there is.
 #
 # </details>
 #
 # ### What the scaled start does
 #
-# The size of the stream after each of 24 layers, at the start, with the residual matrices at $0.02$ and at $0.02/\sqrt{2L}$:
+# The size of the stream after each of 24 layers, at the start, with the residual matrices at $0.02$ and at
+# $0.02/\sqrt{2L}$:
 
 # %%
 def stream_sizes(scaled: bool, seed: int) -> list[float]:
@@ -320,7 +333,8 @@ plt.show()
 #
 # ## GPT-2's weights in your model
 #
-# The same architecture exists under different names, and reading other people's names is half of the work with models:
+# The same architecture exists under different names, and reading other people's names is half of the work
+# with models:
 #
 # | yours | Hugging Face, nanoGPT, minGPT | |
 # |---|---|---|
@@ -335,23 +349,27 @@ plt.show()
 #
 # Four traps, all real:
 #
-# 1. **Conv1D.** OpenAI's code called its linear layer `conv1d` and stored matrices as (in, out). Hugging Face kept both. nanoGPT and
-#    minGPT use `nn.Linear`, (out, in), under the *same names*. So a name does not tell the layout; a shape does. But
-#    `attn.c_proj` is square and fits both ways. Only a matrix that is not square can tell, and it tells for the whole file.
-# 2. **`attn.bias` is not a bias.** minGPT, nanoGPT (where it does not use the fused kernel) and older Hugging Face files
-#    register the causal mask as a buffer called `bias` in the attention module, so it stands among the weights as
-#    `h.0.attn.bias`, with four axes. Older Hugging Face files have `attn.masked_bias` too: the number that was put where the mask hides.
-#    Both are left out. The true bias is `h.0.attn.c_attn.bias`.
-# 3. **Prefixes.** `GPT2LMHeadModel` puts `transformer.` before the names, the bare `GPT2Model` and the files on the hub do not, and
-#    `torch.compile` puts `_orig_mod.` before everything (look for `unwanted_prefix` in nanoGPT's `sample.py`).
-# 4. **Is the head tied?** In nanoGPT and Hugging Face, `lm_head.weight` and `wte.weight` are one tensor. minGPT trains them apart, so
-#    its own checkpoints do not fit into a tied model. To refuse them is right; to drop the head without a word is a silent bug.
+# 1. **Conv1D.** OpenAI's code called its linear layer `conv1d` and stored matrices as (in, out). Hugging Face
+#    kept both. nanoGPT and minGPT use `nn.Linear`, (out, in), under the *same names*. So a name does not tell
+#    the layout; a shape does. But `attn.c_proj` is square and fits both ways. Only a matrix that is not
+#    square can tell, and it tells for the whole file.
+# 2. **`attn.bias` is not a bias.** minGPT, nanoGPT (where it does not use the fused kernel) and older Hugging
+#    Face files register the causal mask as a buffer called `bias` in the attention module, so it stands among
+#    the weights as `h.0.attn.bias`, with four axes. Older Hugging Face files have `attn.masked_bias` too: the
+#    number that was put where the mask hides. Both are left out. The true bias is `h.0.attn.c_attn.bias`.
+# 3. **Prefixes.** `GPT2LMHeadModel` puts `transformer.` before the names, the bare `GPT2Model` and the files
+#    on the hub do not, and `torch.compile` puts `_orig_mod.` before everything (look for `unwanted_prefix` in
+#    nanoGPT's `sample.py`).
+# 4. **Is the head tied?** In nanoGPT and Hugging Face, `lm_head.weight` and `wte.weight` are one tensor.
+#    minGPT trains them apart, so its own checkpoints do not fit into a tied model. To refuse them is right;
+#    to drop the head without a word is a silent bug.
 
 # %% tags=["exercise"]
 from week1_decoder.solutions.decoder import from_gpt2_state_dict
 
 # %% [markdown]
-# The test that counts. A small GPT-2 of transformers with random weights, larger than at the start so that every part matters:
+# The test that counts. A small GPT-2 of transformers with random weights, larger than at the start so that
+# every part matters:
 
 # %%
 small = dict(vocab_size=311, n_positions=64, n_embd=96, n_layer=4, n_head=6, bos_token_id=0, eos_token_id=0)
@@ -388,8 +406,8 @@ for label, state_dict in (("Hugging Face", published), ("nanoGPT", as_nanogpt), 
     assert difference < 1e-4
 
 # %% [markdown]
-# And the other GELU? nanoGPT uses `nn.GELU()`, the exact form, where OpenAI, transformers and minGPT use the tanh form. The same
-# weights, in transformers, with one word changed:
+# And the other GELU? nanoGPT uses `nn.GELU()`, the exact form, where OpenAI, transformers and minGPT use the
+# tanh form. The same weights, in transformers, with one word changed:
 
 # %%
 other = GPT2LMHeadModel(GPT2Config(**small, activation_function="gelu")).eval()
@@ -399,11 +417,11 @@ with torch.no_grad():
 print(f"exact GELU against tanh GELU: logits differ by up to {gap:.4f}")
 
 # %% [markdown]
-# Harmless for the text that comes out, and hundreds of times more than rounding. If your port of a model is off by *this* much,
-# look at the activation.
+# Harmless for the text that comes out, and hundreds of times more than rounding. If your port of a model is
+# off by *this* much, look at the activation.
 #
-# Now the real one, 124 million parameters. It is loaded where it is on the disk already or where a GPU suggests a machine with a fast
-# line; otherwise set `download = True` (548 MB).
+# Now the real one, 124 million parameters. It is loaded where it is on the disk already or where a GPU
+# suggests a machine with a fast line; otherwise set `download = True` (548 MB).
 
 # %% tags=["nbval-ignore-output"]
 download = pick_device().type == "cuda"
@@ -426,8 +444,8 @@ if real is not None:
 # %% [markdown]
 # ## Find the bug
 #
-# This loader is from a code review. It goes through the names that *your* model wants, looks each up, and transposes what does not fit.
-# It loads without a complaint, strict, every shape right:
+# This loader is from a code review. It goes through the names that *your* model wants, looks each up, and
+# transposes what does not fit. It loads without a complaint, strict, every shape right:
 
 # %%
 def suspicious_loader(state_dict: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
@@ -459,8 +477,8 @@ with torch.no_grad():
     print(f"largest difference of the logits: {(suspect(token_ids) - expected).abs().max():.1f}")
 
 # %% [markdown]
-# When a port is wrong, do not stare at the logits: **compare from the bottom up, and stop at the first difference.**
-# transformers hands out the stream after each block; a loop over yours gives the same.
+# When a port is wrong, do not stare at the logits: **compare from the bottom up, and stop at the first
+# difference.** transformers hands out the stream after each block; a loop over yours gives the same.
 
 # %%
 good = GPT(config)
@@ -475,12 +493,14 @@ with torch.no_grad():
         print(f"block 0, {part:12s} {gap:.0e}    (both fed the same x)")
 
 # %% [markdown]
-# Only attention is off. Which of its four matrices, and why did nothing complain? Decide before you open the answer.
+# Only attention is off. Which of its four matrices, and why did nothing complain? Decide before you open the
+# answer.
 #
 # <details><summary>Answer</summary>
 #
-# `attn.c_proj` is square: (96, 96) fits (96, 96), so it was never transposed. "Transpose what does not fit" works for all matrices
-# but the one where nothing else would have caught it. The rule that holds: `c_attn` is never square, so it decides for the whole file.
+# `attn.c_proj` is square: (96, 96) fits (96, 96), so it was never transposed. "Transpose what does not fit"
+# works for all matrices but the one where nothing else would have caught it. The rule that holds: `c_attn` is
+# never square, so it decides for the whole file.
 #
 # </details>
 
@@ -494,14 +514,15 @@ with torch.no_grad():
 # %% [markdown]
 # ## What it weighs
 #
-# **Predict.** Of GPT-2 small's 124 million parameters, which share are token embeddings? And in GPT-2 XL, with 1.6 billion?
+# **Predict.** Of GPT-2 small's 124 million parameters, which share are token embeddings? And in GPT-2 XL,
+# with 1.6 billion?
 
 # %% tags=["exercise"]
 from week1_decoder.solutions.decoder import count_parameters
 
 # %% [markdown]
-# On the *meta* device tensors have shapes but no numbers, so any model is built in no time and no memory. Three counts of the same
-# model:
+# On the *meta* device tensors have shapes but no numbers, so any model is built in no time and no memory.
+# Three counts of the same model:
 
 # %%
 with torch.device("meta"):
@@ -523,8 +544,8 @@ for name, (d_model, n_heads, n_layers) in sizes.items():
 #
 # ## What it computes
 #
-# Nearly all time goes into matrix products. $(m, k) @ (k, n)$ takes $2\,m\,k\,n$ floating-point operations, a multiply and an add
-# for each of $m\,k\,n$ terms.
+# Nearly all time goes into matrix products. $(m, k) @ (k, n)$ takes $2\,m\,k\,n$ floating-point operations, a
+# multiply and an add for each of $m\,k\,n$ terms.
 
 # %% tags=["exercise"]
 from week1_decoder.solutions.decoder import transformer_flops
@@ -542,7 +563,8 @@ print(f"PyTorch counts {counter.get_total_flops():,}, your formula {sum(transfor
 assert counter.get_total_flops() == sum(transformer_flops(config, 64).values())
 
 # %% [markdown]
-# **Predict.** GPT-2 small reads 1,024 tokens. What share of the work are the two products with the (query, key) square? And at 16,384 tokens?
+# **Predict.** GPT-2 small reads 1,024 tokens. What share of the work are the two products with the (query,
+# key) square? And at 16,384 tokens?
 
 # %%
 def draw_flops(lengths: list[int], d_model: int = 768):
@@ -570,9 +592,11 @@ plt.show()
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# 13 % and 71 %. In a layer the square costs $4 n^2 d$ and everything else $24 n d^2$ (with $d_\text{ff} = 4d$): they are equal at $n = 6d$, which is 4,608
-# tokens for GPT-2 small. So for usual lengths the matrices dominate, and the rule of thumb "2 FLOPs a parameter and token" works. At long
-# lengths attention takes over: weeks 2 and 5 come back to both. (A kernel that skips the masked half of the square saves half of it.)
+# 13 % and 71 %. In a layer the square costs $4 n^2 d$ and everything else $24 n d^2$ (with
+# $d_\text{ff} = 4d$): they are equal at $n = 6d$, which is 4,608 tokens for GPT-2 small. So for usual lengths
+# the matrices dominate, and the rule of thumb "2 FLOPs a parameter and token" works. At long lengths
+# attention takes over: weeks 2 and 5 come back to both. (A kernel that skips the masked half of the square
+# saves half of it.)
 #
 # </details>
 #
@@ -588,9 +612,10 @@ explore(flops_at, thousand_tokens=(1, 128, 4), d_model=[768, 1600, 4096, 12288])
 # %% [markdown]
 # ## What each part is for
 #
-# The best way to see what a part does is to leave it out. Five models of three layers learn to predict the next character of the
-# course's stories, 150 steps each, with three seeds: yours, and yours without positions, without any norm, with post-norm, and
-# without the residual sum. The last needs no option of the config, just another block:
+# The best way to see what a part does is to leave it out. Five models of three layers learn to predict the
+# next character of the course's stories, 150 steps each, with three seeds: yours, and yours without
+# positions, without any norm, with post-norm, and without the residual sum. The last needs no option of the
+# config, just another block:
 
 # %%
 class BlockWithoutResidual(Block):
@@ -606,7 +631,8 @@ unigram_entropy = -(frequency * frequency.log()).sum().item()
 print(f"{len(characters)} characters; knowing only how frequent each is: {unigram_entropy:.2f} nats")
 
 # %% [markdown]
-# **Predict.** Put the five in order of their loss after 150 steps. Which ones, if any, learn nothing beyond how frequent each character is?
+# **Predict.** Put the five in order of their loss after 150 steps. Which ones, if any, learn nothing beyond
+# how frequent each character is?
 
 # %% tags=["nbval-ignore-output"]
 def ablation(changes: dict, residual: bool, seed: int, steps: int = 150, learning_rate: float = 2.5e-3) -> list[float]:
@@ -660,49 +686,62 @@ plt.show()
 #
 # <details><summary>Answer, and how far to trust it</summary>
 #
-# On our machine: GPT and no positions level at about 2.5, post-norm about 2.9 and only just under way, no norm and no residual at 3.07,
-# the frequencies alone.
+# On our machine: GPT and no positions level at about 2.5, post-norm at about 2.9 and only just under way, no
+# norm at 3.0, no residual at 3.06, the frequencies alone.
 #
-# - **No residual.** The three layers of small random matrices let almost nothing of the input through, forward or backward. The model
-#   learns the only thing that needs no input.
-# - **No norm.** The stream starts at a size of 0.03 and nothing lifts it, so at first the layers work on numbers near zero. With a
-#   learning rate of 0.01 such a model does get going within 150 steps, while the normed one stumbles: try it. Norms change which learning rates work.
-# - **Post-norm** waits for a long time. Xiong et al. 2020 ([arXiv:2002.04745](https://arxiv.org/abs/2002.04745)) show why: at the start its
-#   gradients near the output are large, so it wants a *warm-up*, small steps first. The original Transformer had one. Pre-norm can do without.
-# - **No positions** costs nothing here, and that surprises most people. Most of what is learnt in 150 steps is which letter follows which.
-#   And the causal mask itself tells where a token stands: the first can look at 1 token, the tenth at 10. Haviv et al. 2022
-#   ([arXiv:2203.16634](https://arxiv.org/abs/2203.16634)) find large models without positions nearly as good.
+# - **No residual.** The three layers of small random matrices let almost nothing of the input through,
+#   forward or backward. The model learns the only thing that needs no input.
+# - **No norm.** The stream starts at a size of 0.03 and nothing lifts it, so at first the layers work on
+#   numbers near zero. Call `ablation` with `learning_rate=0.01`, and such a model reaches 2.6, while the one
+#   with norms gets worse, 2.7. Norms change which learning rates work.
+# - **Post-norm** waits for a long time. Xiong et al. 2020
+#   ([arXiv:2002.04745](https://arxiv.org/abs/2002.04745)) show why: at the start its gradients near the
+#   output are large, so it wants a *warm-up*, small steps first. The original Transformer had one. Pre-norm
+#   can do without.
+# - **No positions** costs nothing here, and that surprises most people. Most of what is learnt in 150 steps
+#   is which letter follows which. And the causal mask itself tells where a token stands: the first can look
+#   at 1 token, the tenth at 10. Haviv et al. 2022 ([arXiv:2203.16634](https://arxiv.org/abs/2203.16634)) find
+#   large models without positions nearly as good.
 #
-# This is one learning rate, one size and 150 steps. It shows what makes training *start*, not which model is best in the end.
+# This is one learning rate, one size and 150 steps. It shows what makes training *start*, not which model is
+# best in the end.
 #
 # </details>
 #
 # ## What to read
 #
-# - **Vaswani et al. 2017**, sections 3.1 to 3.5. You have written everything but the encoder. Look for the two things that GPT-2 changed: where
-#   the norm is, and what follows the last block.
-# - **GPT-2 paper** (Radford et al. 2019), section 2.3: the whole architecture is one paragraph, and the scaled start one sentence of it.
-# - **Xiong et al. 2020**, figure 1 and table 1: both placements side by side. **Ba et al. 2016**, section 3. **Press and Wolf 2017**, section 3, for
-#   what tying does to each of the two matrices.
-# - **nanoGPT**, [`model.py`](https://github.com/karpathy/nanoGPT/blob/master/model.py): find your `LayerNorm`, `FeedForward` (`MLP`), `Block` and `GPT`.
-#   Then three details: in `GPT.__init__` the line that ties the weights and the loop over `c_proj.weight`; in
-#   `forward` the logits of the last position alone when there are no targets (why is that enough to generate?); and
-#   `from_pretrained`, which transposes by a list of names, where you let a shape decide.
-# - **minGPT**, [`mingpt/model.py`](https://github.com/karpathy/minGPT/blob/master/mingpt/model.py): `NewGELU` is your tanh form. Find the buffer called
-#   `bias`, and check that the head is not tied.
-# - transformers, [`modeling_gpt2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gpt2/modeling_gpt2.py):
+# - **Vaswani et al. 2017**, sections 3.1 to 3.5. You have written everything but the encoder. Look for the
+#   two things that GPT-2 changed: where the norm is, and what follows the last block.
+# - **GPT-2 paper** (Radford et al. 2019), section 2.3: the whole architecture is one paragraph, and the
+#   scaled start one sentence of it.
+# - **Xiong et al. 2020**, figure 1 and table 1: both placements side by side. **Ba et al. 2016**, section 3.
+#   **Press and Wolf 2017**, section 3, for what tying does to each of the two matrices.
+# - **nanoGPT**, [`model.py`](https://github.com/karpathy/nanoGPT/blob/master/model.py): find your
+#   `LayerNorm`, `FeedForward` (`MLP`), `Block` and `GPT`. Then three details: in `GPT.__init__` the line that
+#   ties the weights and the loop over `c_proj.weight`; in `forward` the logits of the last position alone
+#   when there are no targets (why is that enough to generate?); and `from_pretrained`, which transposes by a
+#   list of names, where you let a shape decide.
+# - **minGPT**, [`mingpt/model.py`](https://github.com/karpathy/minGPT/blob/master/mingpt/model.py): `NewGELU`
+#   is your tanh form. Find the buffer called `bias`, and check that the head is not tied.
+# - transformers,
+#   [`modeling_gpt2.py`](https://github.com/huggingface/transformers/blob/main/src/transformers/models/gpt2/modeling_gpt2.py):
 #   `GPT2Block.forward`. Count how many of its lines you need.
-# - GPT-2 also had *dropout* of 0.1 on embeddings, attention weights and updates. Models that see their text only once, as today, mostly have none;
-#   nanoGPT's default is 0. That is why our config has none.
+# - GPT-2 also had *dropout* of 0.1 on embeddings, attention weights and updates. Models that see their text
+#   only once, as today, mostly have none; nanoGPT's default is 0. That is why our config has none.
 #
 # ## Recap
 #
-# - A GPT is embeddings plus positions, then blocks that add to one stream, a final norm, and the embeddings again as the head.
-# - Attention moves information between positions; the feed-forward net works on each alone and holds two thirds of a block's weights.
-# - The residual sum is the path on which signal and gradient travel; pre-norm keeps it clear; the scaled start keeps it from growing.
+# - A GPT is embeddings plus positions, then blocks that add to one stream, a final norm, and the embeddings
+#   again as the head.
+# - Attention moves information between positions; the feed-forward net works on each alone and holds two
+#   thirds of a block's weights.
+# - The residual sum is the path on which signal and gradient travel; pre-norm keeps it clear; the scaled
+#   start keeps it from growing.
 # - A new model's loss is $\ln V$. Anything else is a bug.
-# - To port weights: compare names as sets, tell layouts by shapes that are not square, and compare activations from the bottom up.
-# - 124,439,808 parameters, 2 FLOPs for each and token, plus a square that takes over beyond $n = 6\,d_\text{model}$.
+# - To port weights: compare names as sets, tell layouts by shapes that are not square, and compare
+#   activations from the bottom up.
+# - 124,439,808 parameters, 2 FLOPs for each and token, plus a square that takes over beyond
+#   $n = 6\,d_\text{model}$.
 
 # %%
 progress("week1_decoder")

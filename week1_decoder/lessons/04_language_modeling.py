@@ -44,7 +44,7 @@ print(device)
 train_bpe, encode_bpe, decode_bpe = mine("train_bpe"), mine("encode_bpe"), mine("decode_bpe")
 
 train_text = corpus(1_500_000)
-held_out_text = corpus(120_000, split="validation")
+held_out_text = corpus(60_000, split="validation")
 vocab, merges = train_bpe(train_text[:300_000], 512)
 vocab_size = len(vocab)
 train_ids = torch.tensor(encode_bpe(train_text, vocab, merges))
@@ -110,8 +110,8 @@ print("right form:   ", (torch.logsumexp(z, dim=0) - z[y]).item())
 # <details><summary>Answer</summary>
 #
 # $\ln 512 = 6.24$ nats. A new model should start there; a first loss of 20 means that its logits are too large.
-# $e^{300}$ overflows, so the left form is `nan`. A stable softmax does not help either: it rounds $e^{-600}$ to 0, and the
-# loss is infinite. Only the right form, with a log-sum-exp that subtracts the maximum, says 600.
+# $e^{300}$ overflows to infinity, so the left form says $-\ln 0$. A stable softmax does not help: it rounds $e^{-600}$ to 0,
+# and the loss is infinite again. Only the right form, with a log-sum-exp that subtracts the maximum, says 600.
 #
 # </details>
 
@@ -282,9 +282,9 @@ from week1_decoder.solutions.decoder import GPTConfig
 config = GPTConfig(
     vocab_size=vocab_size,
     context_length=128,
-    d_model=preset(laptop=96, gpu=384),
-    n_heads=preset(laptop=3, gpu=6),
-    n_layers=preset(laptop=3, gpu=6),
+    d_model=preset(laptop=128, gpu=384),
+    n_heads=preset(laptop=4, gpu=6),
+    n_layers=preset(laptop=2, gpu=6),
 )
 
 
@@ -313,8 +313,8 @@ print(f"first loss {memorized[0]:.2f} (ln V = {math.log(vocab_size):.2f}), after
 # %% [markdown]
 # ## Train
 #
-# Now a new model, and a new batch at each step. The learning rate rises for 20 steps and then falls in a straight line,
-# measured by the clock, so that any machine finishes in 45 seconds with a learning rate of zero. Every nine seconds we
+# Now a new model, and a new batch at each step. The learning rate rises for 60 steps and falls in a straight line measured
+# by the clock, so that any machine, fast or slow, ends after 45 seconds with a learning rate of zero. Every nine seconds we
 # measure the loss on held-out rows.
 
 # %%
@@ -329,18 +329,18 @@ n_rows = len(held_out_ids) // config.context_length
 held_out_rows = held_out_ids[: n_rows * config.context_length].view(n_rows, config.context_length)
 
 # %% tags=["nbval-ignore-output"]
-seconds, peak, batch_size = 45, 5e-3, preset(laptop=4, gpu=64)
+seconds, peak, batch_size = 45, 6e-3, preset(laptop=4, gpu=64)
 generator = torch.Generator().manual_seed(1)
 model = GPT(config, generator=generator).to(device)
 optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.1)
 losses, measured = [], []
 start = time.monotonic()
-with tqdm(total=seconds, unit="s", desc="training", bar_format="{l_bar}{bar}| {n:.0f}/{total} s {postfix}") as bar:
+with tqdm(total=seconds, desc="training", bar_format="{l_bar}{bar}| {n:.0f}/{total} s{postfix}") as bar:
     while (elapsed := time.monotonic() - start) < seconds:
         if elapsed >= seconds * len(measured) / 5:
             measured.append((len(losses), row_losses(model, held_out_rows[:32])))
         for group in optimizer.param_groups:
-            group["lr"] = peak * min(1, (len(losses) + 1) / 20) * (1 - elapsed / seconds)
+            group["lr"] = peak * min(1, (len(losses) + 1) / 60) * (1 - elapsed / seconds)
         token_ids = random_rows(batch_size, generator)
         loss = cross_entropy(model(token_ids), next_token_targets(token_ids))
         optimizer.zero_grad()
@@ -421,13 +421,14 @@ for temperature, text in zip(
 #
 # ## Find the bug
 #
-# A colleague trains the same model with his own targets. He has overfitted one batch first, as he should. Then he sends you
-# this curve, measured on the held-out rows, and is proud of it.
+# A colleague trains the same model with targets of his own, which he took over from a script for Hugging Face models. He has
+# overfitted one batch first, as he should. Now he sends you this curve and is proud of it.
 
 # %%
-def colleagues_targets(token_ids):
+def colleagues_targets(token_ids, attention_mask=None):
     targets = token_ids.clone()
-    targets[:, -1] = -100  # nothing comes after the last token
+    if attention_mask is not None:
+        targets[attention_mask == 0] = -100  # padding does not count
     return targets
 
 
@@ -456,20 +457,20 @@ plt.show()
 print(write(his_model, "One morning, Anna", [0.8], 30, torch.Generator().manual_seed(4))[0])
 
 # %% [markdown]
-# **Predict.** Which line is wrong? Why did overfitting one batch not show it, and which two things in the last cell do?
+# **Predict.** What is wrong with his targets? Why did overfitting one batch not show it, and which two things in the last cell do?
 # Then let the check tell you:
 
 # %%
 from shared.checking import run_check
 
-print(run_check("next_token_targets", lambda token_ids, attention_mask=None: colleagues_targets(token_ids)).card)
+print(run_check("next_token_targets", colleagues_targets).card)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The targets are not shifted. The model is asked for the token that it is reading at this very position, and the residual
-# stream hands it straight from the embedding to the output. Learning by heart works with any targets, so one batch
-# shows nothing. The ladder does: no model can be that far below the bigram on text that it has not seen. And the text does: asked
+# None of the lines that are there: the shift is missing. (Hugging Face models shift labels inside, ours does not.) The model is
+# asked for the token that it is reading at this very position, and the residual stream hands it straight from the
+# embedding to the output. Learning by heart works with any targets, so one batch shows nothing. The ladder does: no model can be that far below the bigram on text that it has not seen. And the text does: asked
 # what comes next, it repeats what is there. *A loss that is too good is a bug until proven otherwise*: a missing shift, a missing
 # causal mask, or test text in the training data.
 #
@@ -521,7 +522,7 @@ arrive leave come/thin thick slim/raise lower lift/dark light dim/simple complex
 lazy busy idle/remember forget recall/victory defeat win/friend enemy pal/guest host visitor/boring exciting dull
 allow forbid permit/increase decrease grow/peace war calm/smooth rough even/sour sweet tart/top bottom peak
 rapid slow swift/finish start complete/sharp blunt keen/""".replace("\n", "/").split("/") if line]  # fmt: skip
-examples, questions = words[:16], words[16:]
+examples, questions = words[:16], words[16 : preset(laptop=40, gpu=48)]
 print(len(examples), "words for examples,", len(questions), "to ask about")
 
 
@@ -534,8 +535,8 @@ def few_shot_prompt(word: str, relation: int, shots: int, dice: random.Random) -
 print(few_shot_prompt("rapid", 1, 2, random.Random(0)))
 
 # %% [markdown]
-# **Predict.** Your model has read stories for 45 seconds, and never a list. SmolLM2-135M has 135 million parameters and has read
-# two trillion tokens. Where will each of them be after 8 examples?
+# **Predict.** Your model has read stories for 45 seconds, and never a list. SmolLM2 has 135 million parameters, has read two
+# trillion tokens (its model card says) and was then tuned to follow instructions. Where will each be after 8 examples?
 
 # %%
 from shared.models import smollm2
@@ -626,9 +627,9 @@ for ax in axes:
 plt.show()
 
 # %% [markdown]
-# Left: the bars are 95 % bootstrap intervals over the words. Your model stays where chance is; it has no notion of a list,
-# let alone of opposites. SmolLM2 finds out from a few lines which of two tasks is meant. Its size is that of the smallest GPT-3, but
-# it has read two trillion tokens and not 300 billion: size is not all that counts.
+# Left: the bars are 95 % bootstrap intervals over the words. Your model stays at chance; it has no notion of a list, let alone
+# of opposites. SmolLM2 finds out from a few lines which of two tasks is meant. It is about as large as the smallest GPT-3, but
+# that one read 300 billion tokens (table 2.1): size is not all that counts.
 #
 # Right, from the paper: in LAMBADA the last word of a passage is to be found. Written as fill-in-the-blank examples, the
 # task gets *harder* for the smallest model, by 21 points, and easier for the largest, by 10 (section 3.1.2, figure 3.2). The
@@ -642,7 +643,7 @@ plt.show()
 # | read a word backwards, `stcejbo` | 0.09 | 0.48 | 0.44 | table 3.10 |
 #
 # On the first line, the second largest model (13 billion parameters) is right about half the time even with examples (section
-# 3.9.1). The last line has to do with lesson 01: a word is one token or two, and the model has never seen its letters.
+# 3.9.1). The last line has to do with lesson 01: the model reads tokens of 0.7 words on average (section 3.9.2), not letters.
 #
 # ## What to read
 #

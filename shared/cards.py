@@ -114,7 +114,7 @@ class ResultCard(Card):
             elif kind == "list":
                 lines.append(f"  {content[0]}: {'; '.join(content[1])}.")
             else:
-                indent = "     " if kind == "input" else "  "
+                indent = "     " if kind in ("input", "difference") else "  "
                 lines += [indent + line for line in content[0].splitlines()]
         return lines
 
@@ -151,7 +151,7 @@ def _about(title: str, wanted, got, difference) -> list[tuple]:
         expected, seen = difference.expected, difference.got  # only the part that differs
     blocks.append(("compare", expected, seen))
     if difference.kind != "value" or hasattr(expected, "shape") or isinstance(expected, (list, tuple, dict)):
-        blocks.append(("input", difference.text[:1].upper() + difference.text[1:] + "."))
+        blocks.append(("difference", difference.text[:1].upper() + difference.text[1:] + "."))
     return blocks
 
 

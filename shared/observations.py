@@ -180,9 +180,13 @@ def _compare_tensors(expected, got, rtol: float, atol: float) -> Difference | No
     for name, bad in (("nan", g.isnan() & ~e.isnan()), ("inf", g.isinf() & ~e.isinf())):
         if bad.any():
             return differ("value", f"{int(bad.sum())} of {items(g.numel(), 'value')} {name}")
-    text = "it differs" if g.numel() == 1 else f"{int(wrong.sum())} of {g.numel()} values differ"
-    if got.is_floating_point():
-        text += f", by up to {(e - g).abs().nan_to_num(0, 0, 0).max().item():.3g}"
+    worst = f"{(e - g).abs().nan_to_num(0, 0, 0).max().item():.3g}"
+    if g.numel() == 1:
+        text = f"it differs by {worst}"
+    else:
+        text = f"{int(wrong.sum())} of {g.numel()} values differ" + (
+            f", by up to {worst}" if got.is_floating_point() else ""
+        )
     if g.numel() > SMALL:
         at = tuple(wrong.nonzero()[0].tolist())
         text += f"; the first at {list(at)}: expected {_rounded(expected[at].item())}, got {_rounded(got[at].item())}"

@@ -12,6 +12,15 @@ from shared import course
 from shared.checking import find_check, run_check
 
 EXERCISES = list(course.exercises())
+
+
+def _returns_nothing(name):
+    reference = course.reference(name)
+    return not inspect.isclass(reference) and inspect.signature(reference).return_annotation in (None, "None")
+
+
+PROCEDURES = [name for name in EXERCISES if _returns_nothing(name)]  # they work in place
+FUNCTIONS = [name for name in EXERCISES if name not in PROCEDURES]
 SEEDS = [None, 7, 123456]
 
 
@@ -103,14 +112,25 @@ def other_type(value):
     return object()
 
 
-@pytest.mark.parametrize("name", EXERCISES)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_zero_answer_is_refused(name):
     result = run_check(name, answers_that_return(name, zero))
     assert result.status in ("failed", "error")
 
 
+@pytest.mark.parametrize("name", PROCEDURES)
+def test_doing_nothing_and_filling_with_zeros_are_refused(name):
+    def fill_with_zeros(module, *args, **kwargs):
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.zero_()
+
+    for answer in (lambda *args, **kwargs: None, fill_with_zeros):
+        assert run_check(name, answer).status in ("failed", "error")
+
+
 @pytest.mark.parametrize("change", [longer, other_type, lambda value: None], ids=["shape", "type", "none"])
-@pytest.mark.parametrize("name", EXERCISES)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_another_shape_or_type_gets_a_clear_card(name, change):
     result = run_check(name, answers_that_return(name, change))
     assert result.status in ("failed", "error")

@@ -17,7 +17,6 @@
 # %%
 import math
 import re
-import statistics
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -54,7 +53,7 @@ MultiHeadAttention = mine("MultiHeadAttention")
 # $$PE_{t,\,2i} = \sin\!\left(\frac{t}{10000^{2i/d}}\right), \qquad PE_{t,\,2i+1} = \cos\!\left(\frac{t}{10000^{2i/d}}\right)$$
 #
 # where $d$ is `d_model`. Each pair of columns is the hand of a clock; the first goes round in 6 positions,
-# the last in about 60,000. (A third way, RoPE, turns queries and keys instead of adding anything. It comes in
+# the last, in a wide model, in about 60,000. (A third way, RoPE, turns queries and keys instead of adding anything. It comes in
 # week 5, and is made of these same clocks.)
 
 # %% tags=["exercise"]
@@ -286,10 +285,10 @@ for label, size in (("0.02", 0.02), ("1", 1.0)):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# $\ln 500 = 6.21$: all tokens equally likely. With embeddings of size 1 the logits are about $\sqrt{64} = 8$
-# in size, and the token just read has by far the largest, because the stream still contains its embedding.
-# The model is certain, and wrong. A first loss well above $\ln V$ is a bug in the start, seen before any
-# training: the cheapest test there is.
+# $\ln 500 = 6.21$: all tokens equally likely. With embeddings of size 1 most logits are about
+# $\sqrt{64} = 8$ in size. But the stream is still nearly the embedding of the token just read, and its product
+# with itself is about 64. The model is certain that every token comes twice, and wrong. A first loss well
+# above $\ln V$ is a bug in the start, seen before any training: the cheapest test there is.
 #
 # </details>
 #
@@ -541,8 +540,9 @@ for name, (d_model, n_heads, n_layers) in sizes.items():
     print(f"{name:8s} {d_model:7d} {n_layers:9d} {total:14,} {50257 * d_model / total:17.0%}")
 
 # %% [markdown]
-# Table 2 of the GPT-2 paper says 117M, 345M, 762M and 1542M. The paper is wrong, as the README of
-# [openai/gpt-2](https://github.com/openai/gpt-2) says: you have just counted right.
+# Table 2 of the GPT-2 paper says 117M, 345M, 762M and 1542M. The README of
+# [openai/gpt-2](https://github.com/openai/gpt-2) corrects that: the counts in the paper were wrong. Yours are
+# right.
 #
 # ## What it computes
 #
@@ -553,13 +553,15 @@ for name, (d_model, n_heads, n_layers) in sizes.items():
 from week1_decoder.solutions.decoder import transformer_flops
 
 # %% [markdown]
-# PyTorch can count while a model runs. The numbers are exact, so they must be equal:
+# PyTorch can count while a model runs. The numbers are exact, so they must be equal. (Its counter does not see
+# into fused attention on a CPU. `SDPBackend.MATH` takes that apart into products, in case you use it.)
 
 # %%
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 model = GPT(config)
-with torch.no_grad(), FlopCounterMode(display=False) as counter:
+with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
     model(token_ids[:1])
 print(f"PyTorch counts {counter.get_total_flops():,}, your formula {sum(transformer_flops(config, 64).values()):,}")
 assert counter.get_total_flops() == sum(transformer_flops(config, 64).values())

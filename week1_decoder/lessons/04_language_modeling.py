@@ -43,9 +43,9 @@ print(device)
 # %%
 train_bpe, encode_bpe, decode_bpe = mine("train_bpe"), mine("encode_bpe"), mine("decode_bpe")
 
-train_text = corpus(1_500_000)
-held_out_text = corpus(60_000, split="validation")
-vocab, merges = train_bpe(train_text[:300_000], 512)
+train_text = corpus(2_000_000)
+held_out_text = corpus(100_000, split="validation")
+vocab, merges = train_bpe(train_text[:300_000], 1024)
 vocab_size = len(vocab)
 train_ids = torch.tensor(encode_bpe(train_text, vocab, merges))
 held_out_ids = torch.tensor(encode_bpe(held_out_text, vocab, merges))
@@ -96,7 +96,7 @@ for token_id, target in zip(train_ids[:6], next_token_targets(train_ids[None, :7
 #
 # averaged over all targets that count. The unit is the *nat* (with $\log_2$ it would be the bit; 1 nat = 1.44 bits).
 #
-# **Predict.** What is the loss of a model that knows nothing, with our 512 tokens? And what do the two forms of the
+# **Predict.** What is the loss of a model that knows nothing, with our 1,024 tokens? And what do the two forms of the
 # equation give in float32 for a single position with logits $(300, 0, -300)$ and target 2?
 
 # %%
@@ -109,7 +109,7 @@ print("right form:   ", (torch.logsumexp(z, dim=0) - z[y]).item())
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# $\ln 512 = 6.24$ nats. A new model should start there; a first loss of 20 means that its logits are too large.
+# $\ln 1024 = 6.93$ nats. A new model should start there; a first loss of 20 means that its logits are too large.
 # $e^{300}$ overflows to infinity, so the left form says $-\ln 0$. A stable softmax does not help: it rounds $e^{-600}$ to 0,
 # and the loss is infinite again. Only the right form, with a log-sum-exp that subtracts the maximum, says 600.
 #
@@ -544,8 +544,11 @@ from shared.models import smollm2
 pad_batch = mine("pad_batch")
 smol, smol_tokenizer = smollm2(device=device)
 models = {
-    "SmolLM2-135M-Instruct": (lambda ids: smol(ids).logits, lambda text: smol_tokenizer(text).input_ids),
-    "yours": (model, lambda text: encode_bpe(text, vocab, merges)),
+    "SmolLM2-135M-Instruct": (
+        lambda token_ids, last: smol(token_ids, logits_to_keep=last).logits,
+        lambda text: smol_tokenizer(text).input_ids,
+    ),
+    "yours": (lambda token_ids, last: model(token_ids)[:, -last:], lambda text: encode_bpe(text, vocab, merges)),
 }
 
 
@@ -557,8 +560,10 @@ def answer_log_probs(get_logits, encode, prompts: list[str], answers: list[str])
     starts = torch.tensor([[len(prompt)] for prompt, _ in rows])
     ends = torch.tensor([[len(prompt) + len(answer)] for prompt, answer in rows])
     places = torch.arange(token_ids.shape[1])
-    logits = get_logits(token_ids.to(device)).float().cpu()
-    return completion_log_prob(logits, token_ids, (places >= starts) & (places < ends))
+    mask = (places >= starts) & (places < ends)
+    last = len(places) - int(starts.min()) + 1  # the logits before the first answer are not needed
+    logits = get_logits(token_ids.to(device), last).float().cpu()
+    return completion_log_prob(logits, token_ids[:, -last:], mask[:, -last:])
 
 
 # %% tags=["nbval-ignore-output"]

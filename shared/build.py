@@ -215,6 +215,7 @@ def execute(notebook, folder: Path) -> None:
             kernel_name="python3",
             record_timing=False,
             store_widget_state=False,
+            coalesce_streams=True,
             resources={"metadata": {"path": str(folder)}},
         )
         client.execute(env=env)

@@ -219,6 +219,8 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
 
 def _name_mistake(check: Check, seed: int, run: _Run) -> str | None:
     """The known mistake whose observations all equal these, if there is one."""
+    if isinstance(run.observations[0].value, Raised):
+        return None  # an exception at once says nothing of what was meant
     for sentence in check.mistakes:
         other = _of_mistake(check.name, sentence, seed)
         if (len(other.observations), other.changed) == (len(run.observations), run.changed) and not any(

@@ -153,7 +153,7 @@ def test_a_skeleton_whose_signature_uses_an_unknown_name_is_refused(tree):
         build.build_notebook(path, root=tree)
 
 
-@pytest.mark.parametrize(("old", "count"), [("not in the source", 0), ("scores", 5)])
+@pytest.mark.parametrize(("old", "count"), [("not in the source", 0), ("scores", 4)])
 def test_an_edit_that_matches_nothing_or_twice_is_refused(old, count):
     with pytest.raises(SourceError, match=rf"attention\.py:\d+: an edit .* matches {count} times, not once"):
         course.edited_source(course.find("attention"), (old, "x"))

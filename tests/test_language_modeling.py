@@ -30,8 +30,7 @@ def gpt2() -> GPT2LMHeadModel:
     """A small GPT-2 with large random weights, so that its losses are far from uniform."""
     torch.manual_seed(0)
     small = {"vocab_size": 97, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
-    quiet = {"bos_token_id": 0, "eos_token_id": 0, "loss_type": "ForCausalLM"}  # else transformers warns
-    return GPT2LMHeadModel(GPT2Config(**small, **quiet)).eval()
+    return GPT2LMHeadModel(GPT2Config(**small)).eval()
 
 
 @pytest.mark.parametrize("ignore_index", [-100, -1, 3])

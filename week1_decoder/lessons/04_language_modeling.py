@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.utils import logging
 
 from shared import borrow, check, explore, hint, mine, progress
 from shared.data import corpus, stories
@@ -124,8 +125,8 @@ from week1_decoder.solutions.language_modeling import cross_entropy
 
 # %%
 small = {"vocab_size": 97, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
-quiet = {"bos_token_id": 0, "eos_token_id": 0, "loss_type": "ForCausalLM"}  # else transformers warns
-gpt2 = GPT2LMHeadModel(GPT2Config(**small, **quiet)).eval()  # random weights
+logging.set_verbosity_error()  # no remarks on how small this model is
+gpt2 = GPT2LMHeadModel(GPT2Config(**small)).eval()  # random weights
 generator = torch.Generator().manual_seed(0)
 attention_mask = (torch.arange(12) < torch.tensor([[12], [7], [2]])).long()
 token_ids = torch.randint(1, 97, (3, 12), generator=generator) * attention_mask

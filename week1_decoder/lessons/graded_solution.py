@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.utils import logging
 
 from shared.data import corpus
 from shared.grading import grade
@@ -36,6 +37,8 @@ from week1_decoder.solutions.tokenization import (
     to_tiktoken,
     to_tokenizers,
 )
+
+logging.set_verbosity_error()  # no remarks on how small some models are
 
 # %% [markdown]
 # ## 01 Tokenization
@@ -462,6 +465,127 @@ for label, state_dict in (("Hugging Face", published), ("nanoGPT", as_nanogpt), 
     with torch.no_grad():
         gap = (model(token_ids) - gpt2(token_ids).logits).abs().max().item()
     print(f"{label}: logits equal to 1e-4:", gap < 1e-4)
+
+# %% [markdown]
+# ## 04 Language modelling
+
+# %%
+_ = torch.manual_seed(0)  # for transformers, whose initialisation takes no generator
+small = {"vocab_size": 97, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
+small_gpt2 = GPT2LMHeadModel(GPT2Config(**small)).eval()
+attention_mask = (torch.arange(12) < torch.tensor([[12], [7], [2]])).long()  # three rows, padded on the right
+token_ids = torch.randint(1, 97, (3, 12)) * attention_mask
+labels = token_ids.masked_fill(attention_mask == 0, -100)  # as transformers takes them: not shifted
+with torch.no_grad():
+    small_gpt2_output = small_gpt2(token_ids, attention_mask=attention_mask, labels=labels)
+
+# %% [markdown]
+# ### `next_token_targets`
+#
+# The logits at position t have seen the tokens up to t, so the target there is token t + 1. The last position has no next
+# token. A position counts only if it and its target are real: the mask has to be compared with itself, shifted by one.
+
+# %% tags=["solution"]
+from week1_decoder.solutions.language_modeling import next_token_targets
+
+# %%
+targets = next_token_targets(token_ids, attention_mask)
+shifted_by_transformers = F.pad(labels, (0, 1), value=-100)[:, 1:]
+print("next_token_targets: equal to the labels that transformers shifts inside:", torch.equal(targets, shifted_by_transformers))
+
+# %% [markdown]
+# ### `cross_entropy`
+#
+# -ln softmax(z)[y] is rewritten as logsumexp(z) - z[y]: no exponential can overflow, and no probability is rounded to zero before
+# its logarithm. Ignored targets are given a valid index for the look-up and are left out of the mean, so neither their loss
+# nor their gradient counts. The mean over no targets is nan, as in PyTorch.
+
+# %% tags=["solution"]
+from week1_decoder.solutions.language_modeling import cross_entropy
+
+# %%
+logits = (5 * torch.randn(3, 8, 11)).requires_grad_()
+some_targets = torch.randint(0, 11, (3, 8)).masked_fill(torch.rand(3, 8) < 0.4, -100)
+ours, theirs = cross_entropy(logits, some_targets), F.cross_entropy(logits.flatten(0, 1), some_targets.flatten())
+(our_gradient,), (their_gradient,) = torch.autograd.grad(ours, logits), torch.autograd.grad(theirs, logits)
+model_loss = cross_entropy(small_gpt2_output.logits, targets)
+far = torch.tensor([[300.0, 0.0, -300.0]])
+print("cross_entropy: F.cross_entropy, difference below 1e-5:", (ours - theirs).abs().item() < 1e-5)
+print("cross_entropy: its gradient, difference below 1e-6:", (our_gradient - their_gradient).abs().max().item() < 1e-6)
+print("cross_entropy: loss of GPT2LMHeadModel, difference below 1e-5:", (model_loss - small_gpt2_output.loss).abs().item() < 1e-5)
+print("cross_entropy: logits 600 apart:", round(cross_entropy(far, torch.tensor([2])).item(), 3))
+
+# %% [markdown]
+# ### `perplexity`
+#
+# Adding up nats before dividing gives every token the same weight, however the corpus is cut. Averaging perplexities would not:
+# exp is convex, so one bad sequence would decide the result. Empty sequences are left out before the product, since 0 · nan is nan.
+
+# %% tags=["solution"]
+from week1_decoder.solutions.language_modeling import perplexity
+
+# %%
+parts = (1, 25, 14)
+logits, some_targets = 2 * torch.randn(40, 13), torch.randint(0, 13, (40,))
+losses = torch.stack([F.cross_entropy(z, y) for z, y in zip(logits.split(parts), some_targets.split(parts), strict=True)])
+whole = F.cross_entropy(logits, some_targets).exp().item()
+print("perplexity: three parts give that of the whole to 1e-5:", abs(perplexity(losses, torch.tensor(parts)) / whole - 1) < 1e-5)
+print("perplexity: three tokens at ln 2 and one at ln 8:", round(perplexity(torch.tensor([2.0, 8.0]).log(), torch.tensor([3, 1])), 4))
+
+# %% [markdown]
+# ### `bits_per_byte`
+#
+# The probability of the whole text and its length in bytes do not depend on the tokenizer; everything per token does. Bytes are
+# counted in UTF-8, for a character outside ASCII has two to four of them.
+
+# %% tags=["solution"]
+from week1_decoder.solutions.language_modeling import bits_per_byte
+
+# %%
+text = "sixteen bytes ok"
+for bytes_per_token in (1, 2, 4):
+    nats = len(text) // bytes_per_token * math.log(256**bytes_per_token)
+    print(f"bits_per_byte: random bytes, {bytes_per_token} per token: {bits_per_byte(nats, text):.6f}")
+print(f"bits_per_byte: 8 bits for the 5 bytes of ¿no?: {bits_per_byte(8 * math.log(2), '¿no?'):.6f}")
+
+# %% [markdown]
+# ### `bigram_cross_entropy`
+#
+# A pair gets one number, so a single `bincount` makes the whole table. Each row is divided by its own sum: p(b | a) sums to one
+# over b. The smoothing enters the denominator once for each token of the vocabulary; without it one unseen pair would make
+# the loss infinite.
+
+# %% tags=["solution"]
+from week1_decoder.solutions.language_modeling import bigram_cross_entropy
+
+# %%
+walk = torch.randint(1, 4, (400,)).cumsum(0) % 7  # a text with structure: forwards by one to three, modulo 7
+train_ids, test_ids = walk[:300], walk[300:]
+table = torch.full((7, 7), 0.2)
+table.index_put_((train_ids[:-1], train_ids[1:]), torch.tensor(1.0), accumulate=True)
+theirs = F.cross_entropy(table.log()[test_ids[:-1]], test_ids[1:]).item()  # it normalizes each row itself
+difference = abs(bigram_cross_entropy(train_ids, test_ids, 7, smoothing=0.2) - theirs)
+print("bigram_cross_entropy: F.cross_entropy on the logarithm of the counts, difference below 1e-5:", difference < 1e-5)
+row = [math.exp(-bigram_cross_entropy(train_ids, torch.tensor([0, b]), 9)) for b in range(9)]
+print("bigram_cross_entropy: one row of probabilities sums to", round(sum(row), 4))
+
+# %% [markdown]
+# ### `completion_log_prob`
+#
+# The same shift once more: `logits[:, t]` scores token t + 1, so logits lose their last position, tokens and mask their first.
+# The sum, not the mean, is ln p(completion | prompt), for probabilities of a sequence multiply.
+
+# %% tags=["solution"]
+from week1_decoder.solutions.language_modeling import completion_log_prob
+
+# %%
+starts, ends = torch.tensor([[3], [4], [1]]), torch.tensor([[12], [7], [2]])
+mask = (torch.arange(12) >= starts) & (torch.arange(12) < ends)
+ours = completion_log_prob(small_gpt2_output.logits, token_ids, mask)
+with torch.no_grad():
+    losses = [small_gpt2(token_ids[i : i + 1], labels=token_ids.masked_fill(~mask, -100)[i : i + 1]).loss for i in range(3)]
+theirs = -torch.stack(losses) * mask.sum(dim=1)
+print("completion_log_prob: GPT2LMHeadModel, difference below 1e-4:", (ours - theirs).abs().max().item() < 1e-4)
 
 # %% [markdown]
 # ## The grade

@@ -192,14 +192,17 @@ def depends_on_exercises(notebook) -> set[int]:
         if "exercise" in tags:
             open_names.update(name for s in cells.statements([text]) for name in s.binds)
             continue
+        made: set[str] = set()
         for node in ast.parse(text).body:
             binds, _ = cells.bound(node)
-            if index in failing:
-                open_names.update(binds)
-            elif cells.used(ast.unparse(node)) & open_names:
+            if not isinstance(node, (ast.Import, ast.ImportFrom)):
+                made.update(binds)
+            if cells.used(ast.unparse(node)) & open_names:
                 open_names.update(binds)
                 if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                     failing.add(index)
+        if index in failing:  # whatever it makes may be missing or unfinished
+            open_names.update(made)
     return failing
 
 

@@ -91,6 +91,8 @@ class ResultCard(Card):
         shown += [("On a smaller input", result.smallest)] if result.smallest else []
         for title, (wanted, got, difference) in shown:
             blocks += _about(title, wanted, got, difference)
+            if result.resembles and difference is result.differing[0][2]:
+                blocks.append(("text", f"That is what comes out here when {_inside_a_sentence(result.resembles)}"))
         if result.printed.strip():
             blocks += [("text", "Your code printed:"), ("code", result.printed.strip()[:300])]
         blocks += [("text", note) for note in result.notes]

@@ -40,7 +40,8 @@ class Result:
     seconds: float = 0.0
     proved: tuple[str, ...] = ()  # the labels of all observations
     differing: list[tuple[Observation, Observation | None, Difference]] = field(default_factory=list)
-    mistake: str | None = None
+    mistake: str | None = None  # a known mistake with just these observations
+    resembles: str | None = None  # or one that gives the same where the first difference is
     error: str | None = None  # the learner's own frames and the exception, ready to print
     printed: str = ""
     notes: tuple[str, ...] = ()
@@ -214,6 +215,8 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
         if frames or isinstance(result.differing[0][1].value, Raised):
             result.status, result.error = "error", learner_traceback(run.exception)
     result.mistake = _name_mistake(check, seed, run)
+    if result.mistake is None:
+        result.resembles = _name_resemblance(check, seed, run)
     return result
 
 
@@ -227,5 +230,22 @@ def _name_mistake(check: Check, seed: int, run: _Run) -> str | None:
             compare(theirs.value, mine.value, check.rtol, check.atol)
             for theirs, mine in zip(other.observations, run.observations, strict=True)
         ):
+            return sentence
+    return None
+
+
+def _name_resemblance(check: Check, seed: int, run: _Run) -> str | None:
+    """A known mistake that gives the same on the first observation that differs: one of several mistakes, perhaps."""
+    for i, (wanted, got) in enumerate(zip(_expected(check.name, seed).observations, run.observations, strict=False)):
+        difference = compare(wanted.value, got.value, check.rtol, check.atol)
+        if difference:
+            break
+    else:
+        return None
+    if difference.kind != "value":
+        return None
+    for sentence in check.mistakes:
+        others = _of_mistake(check.name, sentence, seed).observations
+        if i < len(others) and not compare(others[i].value, got.value, check.rtol, check.atol):
             return sentence
     return None

@@ -70,7 +70,7 @@ class Exercise:
 
 
 def weeks(root: Path = ROOT) -> list[str]:
-    """Folder names of the weeks that are there, in order: ["week1_decoder", ...]."""
+    """Folder names of the weeks that are there, in order."""
     return sorted(p.name for p in root.glob("week[0-9]*_*") if (p / "solutions").is_dir())
 
 

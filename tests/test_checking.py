@@ -27,6 +27,20 @@ def test_a_mistake_written_in_other_words_is_named():
     assert result.observation == "one query on two keys"
 
 
+def test_of_two_mistakes_at_once_the_one_behind_the_first_difference_is_told():
+    def attention(q, k, v, causal=True):
+        weights = (q @ k.transpose(-2, -1)).softmax(-1)
+        if causal:
+            weights = weights * torch.ones(q.shape[-2], k.shape[-2]).tril(k.shape[-2] - q.shape[-2])
+        return weights @ v
+
+    result = run_check("attention", attention)
+    assert result.mistake is None
+    assert "not divided by √d_head" in result.resembles
+    assert "That is what comes out here when the scores are not divided" in str(result.card)
+    assert "That is what comes out here when the scores are not divided" in result.card.html()
+
+
 def test_the_card_shows_the_smallest_input_expected_beside_got_and_the_next_step():
     card = str(run_check("attention", unscaled).card)
     assert card.splitlines()[0].startswith("attention: not yet. ")

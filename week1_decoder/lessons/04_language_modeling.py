@@ -453,7 +453,11 @@ for _ in tqdm(range(80), desc="his run"):
 with torch.no_grad():
     rows = held_out_rows[:32]
     his_held_out = cross_entropy(his_model(rows.to(device)).cpu(), colleagues_targets(rows)).item()
-fig, ax = figure(f"His held-out loss is {his_held_out:.3f} after 80 steps", "training step", "loss (nats per token)")
+fig, ax = figure(
+    f"His held-out loss is {his_held_out:.2f} after 80 steps, the bigram's {ladder['bigram']:.2f}",
+    "training step",
+    "loss (nats per token)",
+)
 ax.plot(his_losses, color=COLOURS[3], label="his training loss")
 ax.plot(losses[:80], color=COLOURS[0], label="yours")
 ax.axhline(ladder["bigram"], color="grey", linestyle="--", label="bigram")
@@ -637,9 +641,10 @@ for ax in axes:
 plt.show()
 
 # %% [markdown]
-# Left: the bars are 95 % bootstrap intervals over the words. Your model stays at chance; it has no notion of a list, let alone
-# of opposites. SmolLM2 finds out from a few lines which of two tasks is meant. It is about as large as the smallest GPT-3, but
-# that one read 300 billion tokens (table 2.1): size is not all that counts.
+# Left: the bars are 95 % bootstrap intervals over the words. Your model stays at chance; it has no notion of a list, let
+# alone of opposites. (Where its bar is missing, it gave each word the same answer in both tasks.) SmolLM2 finds out from a
+# few lines which of two tasks is meant. It is about as large as the smallest GPT-3, but that one read 300 billion tokens
+# (table 2.1): size is not all that counts.
 #
 # Right, from the paper: in LAMBADA the last word of a passage is to be found. Written as fill-in-the-blank examples, the
 # task gets *harder* for the smallest model, by 21 points, and easier for the largest, by 10 (section 3.1.2, figure 3.2). The

@@ -53,7 +53,7 @@ logging.set_verbosity_error()  # no remarks on how small some models are
 from week1_decoder.solutions.tokenization import count_pairs
 
 # %%
-sample_ids = list("a banana, a bandana".encode())
+sample_ids = list(b"a banana, a bandana")
 windows = Counter(map(tuple, torch.tensor(sample_ids).unfold(0, 2, 1).tolist()))
 print("equal to the windows of torch.Tensor.unfold:", count_pairs(sample_ids) == dict(windows))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import json
 import re
 import symtable
@@ -117,6 +118,11 @@ def without_magics(cell: str) -> str:
 
 def statements(cells: Iterable[str]) -> list[Statement]:
     """The binding statements of all cells that are valid Python, in order."""
+    return list(_statements(tuple(cells)))
+
+
+@functools.lru_cache(maxsize=16)
+def _statements(cells: tuple[str, ...]) -> list[Statement]:
     found = []
     for cell in cells:
         text = without_magics(cell)

@@ -236,16 +236,13 @@ def _name_mistake(check: Check, seed: int, run: _Run) -> str | None:
 
 def _name_resemblance(check: Check, seed: int, run: _Run) -> str | None:
     """A known mistake that gives the same on the first observation that differs: one of several mistakes, perhaps."""
-    for i, (wanted, got) in enumerate(zip(_expected(check.name, seed).observations, run.observations, strict=False)):
-        difference = compare(wanted.value, got.value, check.rtol, check.atol)
-        if difference:
-            break
-    else:
-        return None
-    if difference.kind != "value":
+    pairs = zip(_expected(check.name, seed).observations, run.observations, strict=False)
+    found = ((i, compare(e.value, g.value, check.rtol, check.atol), g.value) for i, (e, g) in enumerate(pairs))
+    i, difference, value = next((entry for entry in found if entry[1]), (0, None, None))
+    if difference is None or difference.kind != "value":
         return None
     for sentence in check.mistakes:
         others = _of_mistake(check.name, sentence, seed).observations
-        if i < len(others) and not compare(others[i].value, got.value, check.rtol, check.atol):
+        if i < len(others) and not compare(others[i].value, value, check.rtol, check.atol):
             return sentence
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from pathlib import Path
 from shared import answers, course
 from shared.cards import Card
 from shared.cells import NotebookError, kernel_cells, notebook_cells, statements
+from shared.checking import find_check, run_check
+from shared.guard import learner_traceback
+from shared.sandbox import Limits, call
 
 SIGNS = {"passed": "✓", "failed": "✗", "error": "✗", "timeout": "✗", "todo": "○", "missing": "○", "borrowed": "○"}
 
@@ -147,21 +151,16 @@ def _find_file(path: Path) -> Path:
 
 
 def _judge_all(cells_of: dict[str, list[str]]) -> list[Row]:
-    """Rows in course order, two or more answers at a time."""
-    import os
-
+    """Rows in course order. The answers are taken out here (parsing is not for threads), judged several at a time."""
+    known = list(course.exercises())
+    taken = {name: answers.extract(cells, name, provided=known) for name, cells in cells_of.items()}
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
-        return list(pool.map(lambda item: _judge_one(*item), cells_of.items()))
+        return list(pool.map(lambda item: _judge_one(*item), taken.items()))
 
 
-def _judge_one(name: str, cells: list[str]) -> Row:
-    from shared.checking import find_check
-    from shared.sandbox import Limits, call
-
+def _judge_one(name: str, answer: answers.Answer | None) -> Row:
     check = find_check(name)
     worth = check.difficulty
-    known = list(course.exercises())
-    answer = answers.extract(cells, name, provided=known)
     if answer is None or answer.borrowed:
         return Row(name, "missing" if answer is None else "borrowed", "", 0, worth)
     if answer.missing:
@@ -190,8 +189,6 @@ def _check_modules() -> tuple[str, ...]:
 
 def judge(name: str, source: str, provided: list[str], seed: int) -> tuple[str, str]:
     """Run one check on the source of one answer: (status, mistake or first difference). Called in the sandbox."""
-    from shared.checking import learner_traceback, run_check
-
     try:
         given = {other: course.reference(other) for other in provided}
         answer = answers.load(answers.Answer(name, source, frozenset(provided)), given)

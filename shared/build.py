@@ -28,7 +28,7 @@ TAGS = {"exercise", "given", "solution"}
 
 # On Colab nothing that is there is replaced: only packages that are missing are installed.
 BOOTSTRAP = """\
-# On Colab this fetches the course. Anywhere else it does nothing.
+# @title On Colab this fetches the course. Anywhere else it does nothing.
 import sys
 
 if "google.colab" in sys.modules:

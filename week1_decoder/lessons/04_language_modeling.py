@@ -2,8 +2,8 @@
 # # Language modelling
 #
 # A GPT is trained on one question, asked at every position of every text: *which token comes next?* Nobody labels
-# anything; the text is its own answer. From this one number, the loss, come the choice of tokenizer, model size and
-# data, and, in GPT-3, tasks that nobody trained for.
+# anything; the text is its own answer. How well the model answers is one number, the loss. People choose tokenizers, model
+# sizes and data by it; and GPT-3, which was trained for nothing else, does tasks that nobody trained it for.
 #
 # In this lesson you write the objective and everything that is measured with it: targets, cross-entropy, perplexity, bits
 # per byte, a baseline that a model has to beat, and the score of an answer. Then you train the `GPT` that you wrote in
@@ -46,12 +46,12 @@ train_bpe, encode_bpe, decode_bpe = mine("train_bpe"), mine("encode_bpe"), mine(
 
 train_text = corpus(2_000_000)
 held_out_text = corpus(100_000, split="validation")
-vocab, merges = train_bpe(train_text[:300_000], 1024)
+vocab, merges = train_bpe(train_text[:300_000], 2048)
 vocab_size = len(vocab)
 train_ids = torch.tensor(encode_bpe(train_text, vocab, merges))
 held_out_ids = torch.tensor(encode_bpe(held_out_text, vocab, merges))
 print(train_text[:300], "...")
-print(f"{len(train_ids):,} training tokens, {len(held_out_ids):,} held out, {len(train_text) / len(train_ids):.2f} characters each")
+print(f"{len(train_ids):,} training tokens of {len(train_text) / len(train_ids):.2f} characters, {len(held_out_ids):,} held out")
 
 # %% [markdown]
 # ## The question
@@ -77,7 +77,8 @@ from week1_decoder.solutions.language_modeling import next_token_targets
 
 # %%
 print(next_token_targets(torch.tensor([[0, 0, 5, 6, 7]]), torch.tensor([[0, 0, 1, 1, 1]])))
-for token_id, target in zip(train_ids[:6], next_token_targets(train_ids[None, :7])[0], strict=False):
+first_ids = train_ids[None, :7]
+for token_id, target in list(zip(first_ids[0].tolist(), next_token_targets(first_ids)[0].tolist(), strict=True))[:-1]:
     print(f"after {decode_bpe([token_id], vocab)!r:10} comes {decode_bpe([target], vocab)!r}")
 
 # %% [markdown]
@@ -97,7 +98,7 @@ for token_id, target in zip(train_ids[:6], next_token_targets(train_ids[None, :7
 #
 # averaged over all targets that count. The unit is the *nat* (with $\log_2$ it would be the bit; 1 nat = 1.44 bits).
 #
-# **Predict.** What is the loss of a model that knows nothing, with our 1,024 tokens? And what do the two forms of the
+# **Predict.** What is the loss of a model that knows nothing, with our 2,048 tokens? And what do the two forms of the
 # equation give in float32 for a single position with logits $(300, 0, -300)$ and target 2?
 
 # %%
@@ -110,7 +111,7 @@ print("right form:   ", (torch.logsumexp(z, dim=0) - z[y]).item())
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# $\ln 1024 = 6.93$ nats. A new model should start there; a first loss of 20 means that its logits are too large.
+# $\ln 2048 = 7.62$ nats. A new model should start there; a first loss of 20 means that its logits are too large.
 # $e^{300}$ overflows to infinity, so the left form says $-\ln 0$. A stable softmax does not help: it rounds $e^{-600}$ to 0,
 # and the loss is infinite again. Only the right form, with a log-sum-exp that subtracts the maximum, says 600.
 #
@@ -197,16 +198,16 @@ assert abs(perplexity(losses, torch.tensor(parts)) / whole - 1) < 1e-5
 from week1_decoder.solutions.language_modeling import bigram_cross_entropy
 
 # %%
-unigram = (torch.bincount(train_ids, minlength=vocab_size) + 0.1) / (len(train_ids) + 0.1 * vocab_size)
+unigram = (torch.bincount(train_ids, minlength=vocab_size) + 0.01) / (len(train_ids) + 0.01 * vocab_size)
 ladder = {
     "uniform": math.log(vocab_size),
     "unigram": -unigram[held_out_ids].log().mean().item(),
-    "bigram": bigram_cross_entropy(train_ids, held_out_ids, vocab_size),
+    "bigram": bigram_cross_entropy(train_ids, held_out_ids, vocab_size, smoothing=0.01),
 }
 for name, nats in ladder.items():
     print(f"{name:8s} {nats:.2f} nats per token, perplexity {math.exp(nats):6.1f}")
 
-table = torch.full((vocab_size, vocab_size), 0.1)
+table = torch.full((vocab_size, vocab_size), 0.01)
 table.index_put_((train_ids[:-1], train_ids[1:]), torch.tensor(1.0), accumulate=True)
 theirs = F.cross_entropy(table.log()[held_out_ids[:-1]], held_out_ids[1:]).item()  # it normalizes each row itself
 print(f"difference from F.cross_entropy on the logarithm of the table: {abs(ladder['bigram'] - theirs):.0e}")
@@ -234,18 +235,19 @@ for bytes_per_token in (1, 2, 4):
     print(f"random bytes, {bytes_per_token} per token: {nats_per_token:5.2f} nats per token, {bits:.2f} bits per byte")
 
 # %% [markdown]
-# **Predict.** One bigram model on bytes (256 tokens), others on BPE tokens (up to 1,024). Which has the lowest loss per
+# **Predict.** One bigram model on bytes (256 tokens), others on BPE tokens (up to 2,048). Which has the lowest loss per
 # token? Which one would you use to compress the text?
 
 # %%
 told = [story.text for story in stories(200, split="validation")]
 blocks = ["\n\n".join(told[i : i + 10]) for i in range(0, 200, 10)]
-per_token, per_byte, sizes = [], [], [256, 320, 512, 1024]
+per_token, per_byte, sizes = [], [], [256, 512, 1024, 2048]
 for size in tqdm(sizes, desc="vocabularies"):
     v, m = train_bpe(train_text[:300_000], size)
     ids = torch.tensor(encode_bpe(train_text[:1_000_000], v, m))
     held_out = [torch.tensor(encode_bpe(block, v, m)) for block in blocks]
-    nats = [bigram_cross_entropy(ids, block_ids, size, smoothing=0.02) for block_ids in held_out]
+    nats = [bigram_cross_entropy(ids, block_ids, size, smoothing=0.01) for block_ids in held_out]
+    # The first token of a block is given, not predicted; among hundreds it does not matter.
     bits = [bits_per_byte(n * (len(b) - 1), text) for n, b, text in zip(nats, held_out, blocks, strict=True)]
     per_token.append(torch.tensor(nats))
     per_byte.append(torch.tensor(bits))
@@ -265,9 +267,9 @@ for ax, values, unit, title in rows:
 plt.show()
 
 # %% [markdown]
-# The bars are 95 % intervals over 20 blocks of ten stories (smaller than the points). The same data, the same kind of
-# model, and the ranking is reversed. A longer token is harder to guess, but there are fewer of them, and a bigram over long
-# tokens sees more text. Whenever you read that a model has a lower perplexity than another, ask: with whose tokens?
+# The bars are 95 % intervals over 20 blocks of ten stories (on the right, smaller than the points). The same data, the
+# same kind of model, and the ranking is reversed. A longer token is harder to guess, but there are fewer of them, and a bigram
+# over long tokens sees more text. Whenever you read that a model has a lower perplexity than another, ask: with whose tokens?
 #
 # ## First overfit one batch
 #
@@ -334,7 +336,7 @@ held_out_rows = held_out_ids[: n_rows * config.context_length].view(n_rows, conf
 seconds, peak, batch_size = 45, 6e-3, preset(laptop=4, gpu=64)
 generator = torch.Generator().manual_seed(1)
 model = GPT(config, generator=generator).to(device)
-optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.1)
+optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.1)
 losses, measured = [], []
 start = time.monotonic()
 with tqdm(total=seconds, desc="training", bar_format="{l_bar}{bar}| {n:.0f}/{total} s{postfix}") as bar:
@@ -353,6 +355,7 @@ with tqdm(total=seconds, desc="training", bar_format="{l_bar}{bar}| {n:.0f}/{tot
         bar.set_postfix(steps=len(losses), loss=f"{loss.item():.2f}", refresh=False)
         bar.update(elapsed - bar.n)
 
+# %% tags=["nbval-ignore-output"]
 final = row_losses(model, held_out_rows)
 measured.append((len(losses), final))
 error = final.std() / len(final) ** 0.5
@@ -418,9 +421,9 @@ for temperature, text in zip(
 # %% [markdown]
 # <details><summary>What to look for</summary>
 #
-# After less than a minute the words are spelt, names and full stops are in place, and a sentence often holds together. From one
-# sentence to the next the story loses its thread: who has what, and where. At 0.3 the safest phrases come again
-# and again; at 1.3 words break apart. Week 2 trains this model for a few minutes, and the threads begin to hold.
+# After less than a minute most words are spelt right, quotation marks open and close, and phrases of four or five words hold
+# together. Whole sentences often do not, and who has what is forgotten from one to the next. At 0.3 the safest
+# phrases come again and again; at 1.3 words break apart. Week 2 trains for minutes, and the threads begin to hold.
 #
 # </details>
 #
@@ -442,7 +445,7 @@ generator = torch.Generator().manual_seed(3)
 his_model = GPT(config, generator=generator).to(device)
 optimizer = torch.optim.AdamW(his_model.parameters(), lr=3e-3)
 his_losses = []
-for _ in tqdm(range(80), desc="his run"):
+for _ in tqdm(range(120), desc="his run"):
     token_ids = random_rows(4, generator)
     loss = cross_entropy(his_model(token_ids), colleagues_targets(token_ids))
     optimizer.zero_grad()
@@ -454,20 +457,20 @@ with torch.no_grad():
     rows = held_out_rows[:32]
     his_held_out = cross_entropy(his_model(rows.to(device)).cpu(), colleagues_targets(rows)).item()
 fig, ax = figure(
-    f"His held-out loss is {his_held_out:.2f} after 80 steps, the bigram's {ladder['bigram']:.2f}",
+    f"His held-out loss is {his_held_out:.2f} after {len(his_losses)} steps, the bigram's {ladder['bigram']:.2f}",
     "training step",
     "loss (nats per token)",
 )
 ax.plot(his_losses, color=COLOURS[3], label="his training loss")
-ax.plot(losses[:80], color=COLOURS[0], label="yours")
+ax.plot(losses[: len(his_losses)], color=COLOURS[0], label="yours")
 ax.axhline(ladder["bigram"], color="grey", linestyle="--", label="bigram")
 ax.legend(frameon=False)
 plt.show()
 print(write(his_model, "One morning, Anna", [0.8], 30, torch.Generator().manual_seed(4))[0])
 
 # %% [markdown]
-# **Predict.** What is wrong with his targets? Why did overfitting one batch not show it, and which two things in the last cell do?
-# Then let the check tell you:
+# **Predict.** What is wrong with his targets? Why did overfitting one batch not show it, and which two things in the last
+# cell do? Then let the check tell you:
 
 # %%
 from shared.checking import run_check
@@ -479,9 +482,10 @@ print(run_check("next_token_targets", colleagues_targets).card)
 #
 # None of the lines that are there: the shift is missing. (Hugging Face models shift labels inside, ours does not.) The model is
 # asked for the token that it is reading at this very position, and the residual stream hands it straight from the
-# embedding to the output. Learning by heart works with any targets, so one batch shows nothing. The ladder does: no model can be that far below the bigram on text that it has not seen. And the text does: asked
-# what comes next, it repeats what is there. *A loss that is too good is a bug until proven otherwise*: a missing shift, a missing
-# causal mask, or test text in the training data.
+# embedding to the output. Learning by heart works with any targets, so one batch shows nothing. The ladder does: no honest
+# model gets from nothing to a tenth of the bigram's loss in 120 steps, on text that it has not seen. And the text does: asked
+# what comes next, the model repeats what is there. *A loss that is too good is a bug until proven otherwise*: a missing
+# shift, a missing causal mask, or test text in the training data.
 #
 # </details>
 #
@@ -513,9 +517,9 @@ assert abs(ours.item() + 3 * theirs.loss.item()) < 1e-4
 # and the model chooses between the two answers for a new word:
 #
 # ```
-#   huge -> tiny                      huge -> enormous
-#   sour -> sweet                     sour -> tart
-#   rapid ->      slow or swift?      rapid ->      slow or swift?
+#   big -> small                      big -> large
+#   wet -> dry                        wet -> damp
+#   foolish ->    wise or silly?      foolish ->    wise or silly?
 # ```
 #
 # Without examples the two tasks have the same prompt, so whatever the model prefers is right in one and wrong in the
@@ -529,8 +533,8 @@ buy sell purchase/find lose discover/love hate like/laugh cry smile/empty full v
 correct wrong right/huge tiny enormous/cold hot chilly/dirty clean muddy/kind cruel gentle/build destroy construct
 arrive leave come/thin thick slim/raise lower lift/dark light dim/simple complex plain/safe dangerous secure
 lazy busy idle/remember forget recall/victory defeat win/friend enemy pal/guest host visitor/boring exciting dull
-allow forbid permit/increase decrease grow/peace war calm/smooth rough even/sour sweet tart/top bottom peak
-rapid slow swift/finish start complete/sharp blunt keen/""".replace("\n", "/").split("/") if line]  # fmt: skip
+allow forbid permit/increase decrease grow/peace war harmony/smooth rough even/sour sweet tart/top bottom peak
+deep shallow profound/foolish wise silly/sharp blunt keen/""".replace("\n", "/").split("/") if line]  # fmt: skip
 examples, questions = words[:16], words[16 : preset(laptop=40, gpu=48)]
 print(len(examples), "words for examples,", len(questions), "to ask about")
 
@@ -541,7 +545,7 @@ def few_shot_prompt(word: str, relation: int, shots: int, dice: random.Random) -
     return "".join(lines) + f"{word} ->"
 
 
-print(few_shot_prompt("rapid", 1, 2, random.Random(0)))
+print(few_shot_prompt("foolish", 1, 2, random.Random(0)))
 
 # %% [markdown]
 # **Predict.** Your model has read stories for 45 seconds, and never a list. SmolLM2 has 135 million parameters, has read two

@@ -7,7 +7,6 @@ import functools
 import os
 import platform
 import random
-import sys
 import threading
 import urllib.request
 from typing import TYPE_CHECKING, TypeVar
@@ -54,10 +53,6 @@ def seed_everything(seed: int) -> torch.Generator:
 def preset(laptop: T, gpu: T) -> T:
     """`gpu` where a CUDA GPU is used, else `laptop`. Example: n_layers = preset(laptop=4, gpu=12)"""
     return gpu if pick_device().type == "cuda" else laptop
-
-
-def on_colab() -> bool:
-    return "COLAB_RELEASE_TAG" in os.environ or "google.colab" in sys.modules
 
 
 @functools.cache

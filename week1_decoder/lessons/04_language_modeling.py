@@ -626,7 +626,7 @@ for (name, colour), marker in zip((("SmolLM2-135M-Instruct", COLOURS[0]), ("your
     ax.errorbar(shot_counts, 100 * mean, 100 * torch.stack([mean - low, high - mean]), fmt=f"{marker}-", color=colour,
                 capsize=4, label=name)
 ax.axhline(50, color="grey", linestyle=":")
-ax.annotate("chance", (8, 50), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8, color="grey")
+ax.annotate("chance", (6, 50), xytext=(0, -11), textcoords="offset points", ha="center", fontsize=8, color="grey")
 ax.set_xticks(shot_counts)
 ax.set(xlabel="examples in the prompt", ylabel="right answers (%)", ylim=(30, 100))
 smol_8, yours_8 = interval(right["SmolLM2-135M-Instruct", 8])[0], interval(right["yours", 8])[0]

@@ -208,7 +208,7 @@ def _examine():
     from importlib.metadata import PackageNotFoundError, version
 
     v = sys.version_info
-    yield "Python", (3, 11) <= v[:2] <= (3, 13), f"{v.major}.{v.minor}.{v.micro} (the course is tested on 3.11 to 3.13)"
+    yield "Python", (3, 11) <= v[:2] <= (3, 13), f"{v.major}.{v.minor}.{v.micro} (the course wants 3.11 to 3.13)"
     missing, found = [], []
     for package in ("torch", "transformers", "tokenizers", "tiktoken", "jupyterlab", "nbval", "ipywidgets"):
         try:

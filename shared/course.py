@@ -60,7 +60,7 @@ class Exercise:
                 n_lines = sum(1 for text in answer if text.strip() and not text.strip().startswith("#"))
                 indent = line[: len(line) - len(line.lstrip())]
                 amount = "1 line" if n_lines == 1 else f"about {n_lines} lines"
-                kept.append(f"{indent}raise NotImplementedError  # your code: {amount}")
+                kept.append(f'{indent}raise NotImplementedError("{self.name}: your code, {amount}")')
                 answer = None
             elif answer is None:
                 kept.append(line)

@@ -47,7 +47,7 @@ def test_a_cell_keeps_its_id_when_its_neighbours_change(tmp_path):
 
 def test_a_lesson_holds_skeletons_and_no_answer():
     text = build.text_of(build.build_notebook(LESSON))
-    assert "raise NotImplementedError  # your code: about" in text
+    assert 'raise NotImplementedError(\\"attention: your code, about 5 lines\\")' in text
     for exercise in course.exercises().values():
         if exercise.lesson == "attention":
             assert exercise.solution not in text

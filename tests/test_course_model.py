@@ -1,0 +1,179 @@
+"""The course model: its checkpoint is what its training.json says, and the run that made it can be made again."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from shared import course
+from shared.data import corpus, stories
+from shared.models import course_folder
+from shared.stories import NAMES
+from week1_decoder.solutions.decoder import GPT
+from week2_pretraining.pretrain import (
+    END_OF_TEXT,
+    SPECIAL_TOKENS,
+    PretrainConfig,
+    encode_stories,
+    held_out_batches,
+    latest,
+    main,
+    make_optimizer,
+    make_tokenizer,
+    pretrain,
+)
+from week2_pretraining.solutions.pretraining import evaluate_loss, load_pretrained
+
+FOLDER = course_folder("base")
+TRAINING = json.loads((FOLDER / "training.json").read_text(encoding="utf-8"))
+CONFIG = PretrainConfig(**TRAINING["config"])
+SMALL = ["--vocab-size", "300", "--context-length", "16", "--d-model", "16", "--n-layers", "1", "--n-stories", "40"]
+SMALL += ["--batch-size", "4", "--evaluate-every", "2"]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return load_pretrained(FOLDER, GPT)
+
+
+def test_the_checkpoint_is_small_and_was_made_by_the_default_command():
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 8e6
+    assert PretrainConfig() == CONFIG
+    assert TRAINING["command"].startswith("python -m week2_pretraining.pretrain")
+    assert TRAINING["records"][-1]["step"] == CONFIG.steps
+    assert TRAINING["records"][-1]["seconds"] < 300
+
+
+def test_its_first_steps_made_again_give_the_recorded_losses():
+    """A short run with the whole run's schedule: what is compared is the loss of every one of its first steps."""
+    tokenizer = make_tokenizer(CONFIG)
+    assert tokenizer.backend_tokenizer.to_str() == AutoTokenizer.from_pretrained(FOLDER).backend_tokenizer.to_str()
+    token_ids = encode_stories(tokenizer, CONFIG.n_stories, CONFIG.seed, "train")
+    model = GPT(CONFIG.model(), torch.Generator().manual_seed(CONFIG.seed))
+    generator = torch.Generator().manual_seed(CONFIG.seed)
+    n_steps = 6
+    held_out = held_out_batches(tokenizer, CONFIG, 1)
+    run = pretrain(
+        model, make_optimizer(model, CONFIG), replace(CONFIG, evaluate_every=n_steps), token_ids, held_out, generator
+    )
+    recorded = TRAINING["records"][0]["losses"][:n_steps]
+    assert next(run).losses == pytest.approx(recorded, abs=2e-3)
+    assert recorded[0] - recorded[-1] > 0.3  # so the tolerance is far below what was learned
+
+
+def test_its_recorded_loss_is_what_the_stored_weights_have(trained):
+    model, tokenizer = trained
+    loss = evaluate_loss(model, held_out_batches(tokenizer, CONFIG))
+    assert loss == pytest.approx(TRAINING["records"][-1]["held_out_loss"], abs=1e-3)
+
+
+def test_transformers_reads_the_folder_and_gives_the_same_logits(trained):
+    model, tokenizer = trained
+    theirs = AutoModelForCausalLM.from_pretrained(FOLDER).eval()
+    token_ids = torch.tensor([tokenizer(END_OF_TEXT + corpus(500, split="validation"))["input_ids"][:256]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(token_ids), theirs(token_ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_tokenizer_cuts_stories_as_documents_and_keeps_the_chat_tokens_for_later(trained):
+    _, tokenizer = trained
+    ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    assert ids == list(range(len(tokenizer) - 4, len(tokenizer)))
+    text = stories(1, split="validation")[0].text
+    encoded = tokenizer(END_OF_TEXT + text)["input_ids"]
+    assert encoded[0] == tokenizer.eos_token_id and tokenizer.decode(encoded[1:]) == text
+
+
+@torch.no_grad()
+def continuations(model, tokenizer, prompts, n_tokens):
+    """At temperature 0.7; all prompts have one length in tokens, or they are taken one by one."""
+    generator = torch.Generator().manual_seed(0)
+    texts = []
+    for prompt in prompts:
+        token_ids = torch.tensor([tokenizer(END_OF_TEXT + prompt)["input_ids"]])
+        for _ in range(n_tokens):
+            probs = F.softmax(model(token_ids)[:, -1] / 0.7, dim=-1)
+            token_ids = torch.cat([token_ids, torch.multinomial(probs, 1, generator=generator)], dim=1)
+        texts.append(tokenizer.decode(token_ids[0, 1:]).split(END_OF_TEXT)[0])
+    return texts
+
+
+def test_it_writes_stories_that_end_and_keep_to_the_names_of_their_world(trained):
+    model, tokenizer = trained
+    told = stories(12, seed=5, split="validation")
+    prompts = [story.text[: story.text.index(".") + 1] for story in told]
+    texts = continuations(model, tokenizer, prompts, 150)
+    heroes_kept = [
+        story.facts.hero in text[len(prompt) :] for story, prompt, text in zip(told, prompts, texts, strict=True)
+    ]
+    assert sum(heroes_kept) >= 10, texts
+    assert sum(text.rstrip().endswith((".", '"', "!")) for text in texts) >= 10, texts
+    words = set(re.findall(r"[A-Za-z']+", corpus(1_000_000)))
+    written = [word for text in texts for word in re.findall(r"[A-Za-z']+", text)]
+    assert sum(word in words for word in written) > 0.98 * len(written)
+    assert len(set(NAMES).intersection(written)) > 8
+
+
+def run_small(folder, *more):
+    main(["--out", str(folder), *SMALL, *more])
+    return [record["losses"] for record in json.loads((folder / "training.json").read_text())["records"]]
+
+
+def test_a_resumed_run_has_the_same_losses_to_the_last_digit(tmp_path, monkeypatch):
+    whole = run_small(tmp_path / "whole", "--steps", "6")
+    import week2_pretraining.pretrain as module
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    real = module.save_checkpoint
+    monkeypatch.setattr(module, "PARTS", [])  # the parts stay as they are here
+    monkeypatch.setattr(module, "save_checkpoint", lambda *a: real(*a) if a[4] < 6 else killed())
+    with pytest.raises(KeyboardInterrupt):
+        run_small(tmp_path / "broken", "--steps", "6")
+    monkeypatch.undo()
+    monkeypatch.setenv("SIXWEEKS_WORK", str(tmp_path))
+    assert run_small(tmp_path / "broken", "--steps", "6", "--resume") == whole
+    assert len(whole) == 3
+
+
+def test_a_run_with_other_settings_is_not_resumed(tmp_path):
+    run_small(tmp_path, "--steps", "2")
+    with pytest.raises(ValueError, match="max_lr"):
+        run_small(tmp_path, "--steps", "2", "--max-lr", "0.5", "--resume")
+
+
+def test_there_is_nothing_to_resume_where_nothing_was_saved(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        main(["--out", str(tmp_path), *SMALL, "--steps", "2", "--resume"])
+    with pytest.raises(FileNotFoundError, match="without --resume"):
+        latest(tmp_path)
+
+
+def test_two_processes_train_the_same_model_with_fsdp_and_go_on_from_their_checkpoint(tmp_path):
+    def torchrun(*more):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += ["-m", "week2_pretraining.pretrain", "--out", str(tmp_path), *SMALL, "--steps", "4", *more]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "SIXWEEKS_DEVICE": "cpu"}
+        done = subprocess.run(command, cwd=course.ROOT, env=env, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads((tmp_path / "training.json").read_text())["records"]
+
+    records = torchrun()
+    assert [record["step"] for record in records] == [2, 4]
+    model, tokenizer = load_pretrained(tmp_path, GPT)
+    config = PretrainConfig(**json.loads((tmp_path / "training.json").read_text())["config"])
+    assert evaluate_loss(model, held_out_batches(tokenizer, config)) == pytest.approx(
+        records[-1]["held_out_loss"], abs=1e-4
+    )
+    for path in (tmp_path / "checkpoint-0000004").iterdir():  # as if killed while it was written
+        path.unlink()
+    again = torchrun("--resume")
+    assert [record["losses"] for record in again] == [record["losses"] for record in records]

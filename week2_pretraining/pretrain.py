@@ -1,0 +1,334 @@
+"""Pretrain the course model: one flat loop, in one process or, started by torchrun, in many.
+
+python -m week2_pretraining.pretrain                                       the course model, into work/base
+python -m week2_pretraining.pretrain --resume                              go on where it was stopped
+torchrun --nproc-per-node 2 -m week2_pretraining.pretrain                  the same, sharded over two processes
+
+In one process the parts that you wrote (`adamw_step`'s schedule and clipping, batches, checkpoints, GPT, BPE) are taken
+from your saved answers; the course's stand in for what you have not passed yet.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from shared import mine
+from shared.answers import write_atomically
+from shared.course import work_folder
+from shared.data import stories
+from shared.runtime import machine, pick_device, pick_dtype, preset
+from week1_decoder.solutions.decoder import GPT, GPTConfig
+from week1_decoder.solutions.tokenization import to_tokenizers, train_bpe
+from week2_pretraining.solutions.data import get_batch
+from week2_pretraining.solutions.optimization import clip_grad_norm, parameter_groups, warmup_cosine_lr
+from week2_pretraining.solutions.pretraining import evaluate_loss, load_checkpoint, save_checkpoint, save_pretrained
+from week2_pretraining.solutions.speedrun import muon_step
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", "<|pad|>")  # the chat tokens wait for week 4
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A pretraining run; `PretrainConfig()` is the course model's."""
+
+    vocab_size: int = 2048
+    context_length: int = 256
+    d_model: int = 128
+    n_heads: int = 4
+    n_layers: int = 4
+    n_stories: int = 15_000
+    batch_size: int = 8  # rows of context_length tokens in one step, over all processes
+    steps: int = 900
+    max_lr: float = 4e-3  # AdamW
+    muon_lr: float = 0.02  # for the matrices of the blocks (lesson 06); 0: AdamW for everything
+    warmup: float = 0.04  # share of the steps
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    max_norm: float = 1.0
+    evaluate_every: int = 100
+    seed: int = 0
+
+    def model(self) -> GPTConfig:
+        return GPTConfig(self.vocab_size, self.context_length, self.d_model, self.n_heads, self.n_layers)
+
+
+GPU_RUN = PretrainConfig(d_model=384, n_heads=6, n_layers=6, batch_size=64, steps=5000, n_stories=200_000, max_lr=2e-3)
+
+
+def make_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, learned from the first 3,000 stories."""
+    text = "\n\n".join(story.text for story in stories(3000, seed=config.seed))
+    vocab, merges = train_bpe(text, config.vocab_size, SPECIAL_TOKENS)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=to_tokenizers(vocab, merges, SPECIAL_TOKENS),
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token="<|pad|>",
+        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
+        model_max_length=config.context_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def encode_stories(tokenizer: PreTrainedTokenizerFast, count: int, seed: int, split: str) -> Int[Tensor, "n_tokens"]:
+    """One row of token ids: each story with <|endoftext|> before it."""
+    texts = [END_OF_TEXT + story.text for story in stories(count, seed=seed, split=split)]
+    return torch.tensor([token_id for ids in tokenizer(texts)["input_ids"] for token_id in ids])
+
+
+def held_out_batches(
+    tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, n_batches: int = 5
+) -> list[tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]]:
+    """The same rows of validation stories for every evaluation, one after another, without overlap."""
+    width = config.context_length
+    token_ids = encode_stories(tokenizer, 40 * n_batches, config.seed, "validation")
+    rows = token_ids[: 8 * n_batches * width + 1].unfold(0, width + 1, width)
+    return [(part[:, :-1], part[:, 1:]) for part in rows.split(8)]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is written down at an evaluation."""
+
+    step: int
+    loss: float  # nats a token, mean of the training steps since the last record
+    held_out_loss: float  # nats a token
+    seconds: float  # of training alone, since the run was started or resumed
+    tokens: int  # in that time
+    losses: tuple[float, ...]  # of each of those training steps
+
+
+def pretrain(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: PretrainConfig,
+    train_ids: Int[Tensor, "n_tokens"],
+    held_out: list[tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]],
+    generator: torch.Generator,
+    first_step: int = 0,
+) -> Iterator[Record]:
+    """Train from `first_step` on, in place; yields a Record at each evaluation, and after the last step."""
+    device, n_processes = pick_device(), int(os.environ.get("WORLD_SIZE", 1))
+    dtype = pick_dtype(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)  # a T4; else it does nothing
+    warmup_steps = round(config.warmup * config.steps)
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    seconds, tokens, losses = 0.0, 0, []
+    model.train()
+    for step in tqdm(range(first_step, config.steps), desc="pretraining", initial=first_step, total=config.steps):
+        started = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = warmup_cosine_lr(step, group["initial_lr"], warmup_steps, config.steps)
+        rows = config.batch_size // n_processes
+        token_ids, targets = (t.to(device) for t in get_batch(train_ids, rows, config.context_length, generator))
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss = F.cross_entropy(model(token_ids).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        clip_grad_norm(model.parameters(), config.max_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(loss.item())
+        tokens += token_ids.numel() * n_processes
+        seconds += time.perf_counter() - started
+        if (step + 1) % config.evaluate_every == 0 or step + 1 == config.steps:
+            batches = ((x.to(device), y.to(device)) for x, y in held_out)
+            held_out_loss = evaluate_loss(model, batches)
+            yield Record(step + 1, sum(losses) / len(losses), held_out_loss, seconds, tokens, tuple(losses))
+            losses.clear()
+
+
+class MuonAdamW(torch.optim.AdamW):
+    """AdamW, except that groups of equal matrices with `muon=True` take Muon's step together."""
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        groups = self.param_groups
+        for group in (group for group in groups if group["muon"]):
+            matrices = group["params"]
+            buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in matrices]
+            weights, gradients, buffer = (torch.stack(t) for t in (matrices, [p.grad for p in matrices], buffers))
+            weights, buffer = muon_step(weights, gradients, buffer, group["lr"])
+            for p, old, new_weight, new_buffer in zip(matrices, buffers, weights, buffer, strict=True):
+                p.copy_(new_weight)
+                old.copy_(new_buffer)
+        self.param_groups = [group for group in groups if not group["muon"]]
+        super().step(closure)
+        self.param_groups = groups
+
+
+def make_optimizer(model: torch.nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
+    """AdamW; with `muon_lr`, Muon for the matrices of the blocks, which are grouped by their shapes."""
+    groups = [{**group, "muon": False} for group in parameter_groups(model, config.weight_decay)]
+    if config.muon_lr:
+        by_shape = defaultdict(list)
+        for p in model.blocks.parameters():
+            if p.dim() == 2:
+                by_shape[p.shape].append(p)
+        taken = {id(p) for matrices in by_shape.values() for p in matrices}
+        for group in groups:
+            group["params"] = [p for p in group["params"] if id(p) not in taken]
+        groups += [{"params": matrices, "lr": config.muon_lr, "muon": True} for matrices in by_shape.values()]
+    return MuonAdamW(groups, lr=config.max_lr, betas=(0.9, config.beta2))
+
+
+def shard(model: torch.nn.Module) -> torch.nn.Module:
+    """Split every parameter over all processes (FSDP2, ZeRO's stage 3), block by block."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(pick_device().type, (dist.get_world_size(),))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+class TrainingLog:
+    """training.json beside the model: how it was made, and a Record at each evaluation."""
+
+    def __init__(self, path: Path, arguments: list[str], config: PretrainConfig, first_step: int):
+        self.path = path
+        self.about = {
+            "command": shlex.join(["python", "-m", "week2_pretraining.pretrain", *arguments]),
+            "machine": ", ".join(machine().values()),
+            "config": asdict(config),
+            "records": [],
+        }
+        if first_step:
+            earlier = json.loads(path.read_text(encoding="utf-8"))["records"]
+            self.about["records"] = [record for record in earlier if record["step"] <= first_step]
+
+    def write(self, record: Record) -> None:
+        self.about["records"].append(asdict(record))
+        write_atomically(self.path, json.dumps(self.about, indent=1) + "\n")
+
+
+class ShardedRun:
+    """What `torch.distributed.checkpoint` saves of a sharded run: each process writes and reads its own part."""
+
+    def __init__(self, model, optimizer, generator, config):
+        self.model, self.optimizer, self.generator, self.config = model, optimizer, generator, config
+        self.step = 0
+
+    def state_dict(self) -> dict:
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        model, optimizer = get_state_dict(self.model, self.optimizer)
+        own = {f"generator_{dist.get_rank()}": self.generator.get_state()}
+        return {"model": model, "optimizer": optimizer, "step": self.step, "config": asdict(self.config), **own}
+
+    def load_state_dict(self, state: dict) -> None:
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        if state["config"] != asdict(self.config):
+            raise ValueError(f"this checkpoint was made with another config: {state['config']}")
+        set_state_dict(self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        self.generator.set_state(state[f"generator_{dist.get_rank()}"])
+        self.step = state["step"]
+
+
+def latest(folder: Path) -> Path:
+    """The last whole sharded checkpoint: `.metadata` is written when all processes are done."""
+    whole = sorted(path.parent for path in folder.glob("checkpoint-*/.metadata"))
+    if not whole:
+        raise FileNotFoundError(f"there is no whole checkpoint in {folder}: start without --resume")
+    return whole[-1]
+
+
+def export(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, folder: Path) -> None:
+    """Gather the parameters in the first process, which writes a Hugging Face folder."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if int(os.environ.get("RANK", 0)) == 0:
+        whole = GPT(config.model())
+        whole.load_state_dict(weights)
+        save_pretrained(whole, tokenizer, folder)
+
+
+def parse(arguments: list[str]) -> tuple[PretrainConfig, argparse.Namespace]:
+    """The command line: every field of PretrainConfig is an option."""
+    parser = argparse.ArgumentParser(prog="python -m week2_pretraining.pretrain", description=__doc__.splitlines()[0])
+    folder = work_folder() / "base"
+    parser.add_argument("--out", type=Path, default=folder, help="folder for the model and its checkpoint")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in that folder")
+    for field, value in asdict(preset(laptop=PretrainConfig(), gpu=GPU_RUN)).items():
+        parser.add_argument(f"--{field.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
+    options = parser.parse_args(arguments)
+    return PretrainConfig(**{field: getattr(options, field) for field in asdict(PretrainConfig())}), options
+
+
+PARTS = [  # what weeks 1 and 2 had you write
+    *("GPT", "train_bpe", "get_batch", "warmup_cosine_lr", "parameter_groups", "clip_grad_norm"),
+    *("muon_step", "evaluate_loss", "save_checkpoint", "load_checkpoint"),
+]
+
+
+def main(arguments: list[str]) -> None:
+    config, options = parse(arguments)
+    rank, n_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = pick_device()
+    generator = torch.Generator().manual_seed(config.seed + rank)  # each process draws batches of its own
+    if n_processes == 1:
+        globals().update({name: mine(name) for name in PARTS})
+    else:
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+    tokenizer = make_tokenizer(config)
+    train_ids = encode_stories(tokenizer, config.n_stories, config.seed, "train")
+    held_out = held_out_batches(tokenizer, config)
+    model = GPT(config.model(), torch.Generator().manual_seed(config.seed)).to(device)
+    if n_processes > 1:
+        model = shard(model)
+    optimizer = make_optimizer(model, config)
+
+    checkpoint, first_step = options.out / "checkpoint.pt", 0
+    sharded = ShardedRun(model, optimizer, generator, config)
+    if options.resume and n_processes == 1:
+        first_step = load_checkpoint(checkpoint, model, optimizer, generator, config)
+    elif options.resume:
+        dcp.load({"run": sharded}, checkpoint_id=latest(options.out))
+        first_step = sharded.step
+
+    log = TrainingLog(options.out / "training.json", arguments, config, first_step)
+    for record in pretrain(model, optimizer, config, train_ids, held_out, generator, first_step):
+        if n_processes == 1:
+            save_checkpoint(checkpoint, model, optimizer, generator, record.step, config)
+        else:
+            sharded.step = record.step
+            dcp.save({"run": sharded}, checkpoint_id=options.out / f"checkpoint-{record.step:07d}")
+        if rank == 0:
+            log.write(record)
+            speed = record.tokens / record.seconds
+            losses = f"{record.loss:.3f} nats a token, held out {record.held_out_loss:.3f}"
+            tqdm.write(f"step {record.step}: {losses}, {speed:,.0f} tokens/s")
+    export(model, tokenizer, config, options.out)
+    if n_processes > 1:
+        dist.destroy_process_group()
+    elif rank == 0:
+        print(f"The model is in {options.out}: AutoModelForCausalLM.from_pretrained reads it.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -53,9 +53,9 @@ class PretrainConfig:
     d_model: int = 128
     n_heads: int = 4
     n_layers: int = 4
-    n_stories: int = 15_000
+    n_stories: int = 12_000
     batch_size: int = 8  # rows of context_length tokens in one step, over all processes
-    steps: int = 900
+    steps: int = 600
     max_lr: float = 4e-3  # AdamW
     muon_lr: float = 0.02  # for the matrices of the blocks (lesson 06); 0: AdamW for everything
     warmup: float = 0.04  # share of the steps

@@ -6,6 +6,33 @@
 # forgotten. At the end the grader judges the solutions above, and then your own notebooks.
 
 # %%
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+import time
+import torch
+import torch.nn.functional as F
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import date
+from itertools import combinations
+from jaxtyping import Bool, Float, Int
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+from shared.course import work_folder
+from shared.data import stories
+from shared.runtime import machine
+from shared.stories import Dice
+from torch import Tensor, nn
+from transformers import GPT2Config, PreTrainedTokenizerFast
+from week1_decoder.solutions.decoder import GPTConfig, from_gpt2_state_dict, transformer_flops
+
 from shared.grading import grade
 
 # %% [markdown]

@@ -165,7 +165,11 @@ class MuonAdamW(torch.optim.AdamW):
         groups = self.param_groups
         for group in (group for group in groups if group["muon"]):
             matrices = group["params"]
-            buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in matrices]
+            for p in matrices:
+                if not self.state[p]:  # "step" is what AdamW looks for in every state that it loads
+                    self.state[p].update(step=torch.tensor(0.0), momentum_buffer=torch.zeros_like(p))
+                self.state[p]["step"] += 1
+            buffers = [self.state[p]["momentum_buffer"] for p in matrices]
             weights, gradients, buffer = (torch.stack(t) for t in (matrices, [p.grad for p in matrices], buffers))
             weights, buffer = muon_step(weights, gradients, buffer, group["lr"])
             for p, old, new_weight, new_buffer in zip(matrices, buffers, weights, buffer, strict=True):
@@ -188,7 +192,10 @@ def make_optimizer(model: torch.nn.Module, config: PretrainConfig) -> torch.opti
         for group in groups:
             group["params"] = [p for p in group["params"] if id(p) not in taken]
         groups += [{"params": matrices, "lr": config.muon_lr, "muon": True} for matrices in by_shape.values()]
-    return MuonAdamW(groups, lr=config.max_lr, betas=(0.9, config.beta2))
+    optimizer = MuonAdamW(groups, lr=config.max_lr, betas=(0.9, config.beta2))
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]  # now, so that a sharded checkpoint has a place to load it to
+    return optimizer
 
 
 def shard(model: torch.nn.Module) -> torch.nn.Module:

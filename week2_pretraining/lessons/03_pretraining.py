@@ -128,7 +128,7 @@ from week2_pretraining.pretrain import PretrainConfig
 
 # %% [markdown]
 # And the loop, flat, on one screen. Read it slowly; each line is an old acquaintance. It is a generator: at each
-# evaluation it hands out a `Record` (step, training loss, held-out loss, seconds, tokens), and whoever called it decides what to
+# evaluation it hands out a `Record` (step, losses, seconds, tokens), and whoever called it decides what to
 # do then: print it, save a checkpoint, or stop. (`n_processes` is for lesson 04; here it is 1. On a GPU the forward pass runs in
 # `pick_dtype`'s half precision; on a CPU `autocast` and `scaler` do nothing.)
 
@@ -623,7 +623,7 @@ assert max(abs(exponent + slope), abs(high - low - 2 * margin), abs(math.log(con
 # %%
 steps = preset(laptop=300, gpu=3000)
 ladder = [
-    replace(tiny, d_model=d_model, steps=steps, max_lr=0.08 / math.sqrt(d_model), evaluate_every=steps)
+    replace(tiny, d_model=d_model, steps=steps, max_lr=0.05 / math.sqrt(d_model), evaluate_every=steps)
     for d_model in preset(laptop=(8, 16, 32, 48, 64), gpu=(8, 16, 32, 64, 128))
 ]
 sizes = [12 * rung.n_layers * rung.d_model**2 for rung in ladder]

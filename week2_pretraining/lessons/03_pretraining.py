@@ -141,7 +141,7 @@ from week2_pretraining.pretrain import pretrain
 
 # %%
 config = preset(
-    laptop=PretrainConfig(context_length=128, d_model=64, n_layers=2, batch_size=8, steps=250, evaluate_every=25),
+    laptop=PretrainConfig(context_length=128, d_model=64, n_layers=2, batch_size=8, steps=200, evaluate_every=20),
     gpu=PretrainConfig(context_length=256, d_model=384, n_heads=6, n_layers=6, batch_size=64, steps=400, evaluate_every=40),
 )
 config = replace(config, muon_lr=0.0)  # AdamW alone; the course model's run adds what lesson 06 teaches
@@ -379,7 +379,7 @@ def without(name: str) -> list[Record]:
 no_optimizer, no_generator = without("optimizer"), without("generator")
 went_on = uninterrupted[150:]
 jump = max(a.loss - b.loss for a, b in zip(no_optimizer, went_on, strict=True))
-fig, ax = figure(f"Without the optimizer's state the loss jumps by {jump:.2f} nats; resumed in full, by nothing",
+fig, ax = figure(f"Without the optimizer's state the loss jumps by {jump:.2f} nats",
                  "training step", "loss minus that of the\nuninterrupted run (nats)")  # fmt: skip
 for label, run, colour, style in (
     ("resumed", resumed, COLOURS[0], "o-"),
@@ -524,8 +524,8 @@ assert torch.allclose(ours, from_transformers, atol=1e-4) and torch.equal(ours, 
 # %% [markdown]
 # ## The course model
 #
-# The model for the next four weeks is made by the same loop, with `PretrainConfig()` as it stands. The repository holds the one that
-# the course has trained, with its loss curve. **Make your own**, from your own parts, in a terminal (at most five minutes on two
+# The model for the next four weeks is made by the same loop, with `PretrainConfig()` as it stands; its optimizer is AdamW with Muon for the
+# matrices, which lesson 06 explains. The repository holds the one that the course has trained, with its loss curve. **Make your own**, from your own parts, in a terminal (at most five minutes on two
 # cores; `--resume` if it was stopped):
 #
 # ```
@@ -746,6 +746,8 @@ for name, (n, d) in models.items():
 # %% [markdown]
 # The same budget, 5.76e23 FLOPs in the paper's count, had made Gopher with 280 billion parameters and 300 billion tokens. Spent on a quarter of the
 # parameters and more than four times the tokens it made Chinchilla, which is better on nearly every task: 67.6 % against 60.0 % on MMLU (table 6).
+# By the same rule the course model is too large for its tokens. But the rule was fitted to web text, with models a hundred times larger and
+# more; on a small world of stories, with another optimizer, it need not hold.
 #
 # **Question.** Today's small models are trained on far more: SmolLM2-135M has read 2 trillion tokens, about 15,000 per parameter. Is that a mistake? What
 # does $C = 6ND$ leave out?

@@ -36,7 +36,8 @@ class Run:
     qk_norm: bool = False
     squared_relu: bool = False  # False: GELU
     zero_init: bool = False  # the matrices that write into the residual stream begin at zero
-    n_hashes: int = 0  # rows of the table for hashed pairs and triples of characters; 0: no table
+    ngrams: tuple[int, ...] = ()  # (2, 3): a table for the last two characters, hashed, and one for the last three
+    n_hashes: int = 8192  # rows of each of these tables
     # the optimizer
     muon_lr: float | None = None  # for the matrices of the blocks; None: AdamW for everything
     momentum: float = 0.95  # of Muon
@@ -52,7 +53,7 @@ class Run:
     decay: int | None = None  # iterations of the straight line down at the end; None: a cosine over the whole run
 
     def __post_init__(self) -> None:
-        for name in ("n_layers", "n_heads", "d_model", "context_length", "batch_size", "iterations"):
+        for name in ("n_layers", "n_heads", "d_model", "context_length", "n_hashes", "batch_size", "iterations"):
             size = getattr(self, name)
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} must be a positive whole number, got {size!r}")
@@ -66,17 +67,19 @@ BEST = Run(
     qk_norm=True,
     squared_relu=True,
     zero_init=True,
-    n_hashes=8192,
+    ngrams=(2, 3, 4),
+    n_hashes=16384,
     muon_lr=0.02,
-    momentum=0.9,
+    momentum=0.85,
     lr=0.01,
     min_lr=0.0,
+    betas=(0.8, 0.95),
     weight_decay=0.0,
     clip=0.0,
     batch_size=24,
-    iterations=100,
+    iterations=70,
     warmup=0,
-    decay=100,
+    decay=70,
 )
 
 
@@ -86,7 +89,7 @@ def trapezoid_lr(
     """The learning rate of step 0, 1, …: a straight line up, flat at max_lr, a straight line down to min_lr.
 
     max_lr (step + 1) / warmup_steps while step < warmup_steps, as in `warmup_cosine_lr`. The way down takes the last
-    decay_steps: max_lr at step total_steps - decay_steps, min_lr from total_steps on. Hägele et al. 2024, eq. 1.
+    decay_steps: max_lr at step total_steps - decay_steps, min_lr from total_steps on. Hägele et al. 2024.
     Example: max_lr 1, 2 warmup steps, 8 in all, 4 of decay -> 0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0.
     """
     if step < 0 or min(warmup_steps, decay_steps) < 0 or total_steps < max(1, warmup_steps + decay_steps):
@@ -191,27 +194,26 @@ class SpeedrunGPT(nn.Module):
         self.w_in = normal(n, 4 * d, d)
         self.w_out = normal(n, d, 4 * d, std=writes)
         self.norms = nn.ModuleList(nn.LayerNorm(d, bias=False) for _ in range(2 * n + 1))
-        if run.n_hashes:
-            self.ngram_embedding = nn.Parameter(torch.zeros(2 * run.n_hashes, d))  # pairs, then triples
+        if run.ngrams:
+            self.ngram_embedding = nn.Parameter(torch.zeros(len(run.ngrams) * run.n_hashes, d))  # table after table
         if run.rope:
             d_head = d // run.n_heads
             angle = torch.arange(run.context_length)[:, None] * 10000 ** (-torch.arange(0, d_head, 2) / d_head)
-            self.register_buffer("cos", torch.cat([angle.cos(), angle.cos()], dim=-1), persistent=False)
-            self.register_buffer("sin", torch.cat([-angle.sin(), angle.sin()], dim=-1), persistent=False)
+            self.register_buffer("turn", torch.polar(torch.ones_like(angle), angle), persistent=False)  # e^(i angle)
         else:
             self.position_embedding = normal(run.context_length, d)
 
     def rotate(self, x: Float[Tensor, "batch head seq d_head"]) -> Float[Tensor, "batch head seq d_head"]:
-        """Turn each pair (x_i, x_{i + d_head / 2}) by an angle that grows with the position. Su et al. 2021."""
-        seq, d_head = x.shape[-2:]
-        return x * self.cos[:seq] + x.roll(d_head // 2, dims=-1) * self.sin[:seq]
+        """Turn each pair of neighbouring entries by an angle that grows with the position. Su et al. 2021."""
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # a turn is the product with a complex number
+        return torch.view_as_real(pairs * self.turn[: x.shape[-2]]).flatten(-2)
 
     def forward(self, token_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq vocab"]:
         run, (batch, seq) = self.run, token_ids.shape
         x = F.embedding(token_ids, self.token_embedding)
-        if run.n_hashes:
-            pairs, triples = (hashed_ngrams(token_ids, n, run.n_hashes) for n in (2, 3))
-            x = x + F.embedding(pairs, self.ngram_embedding) + F.embedding(run.n_hashes + triples, self.ngram_embedding)
+        if run.ngrams:
+            rows = [i * run.n_hashes + hashed_ngrams(token_ids, n, run.n_hashes) for i, n in enumerate(run.ngrams)]
+            x = x + F.embedding(torch.stack(rows), self.ngram_embedding).sum(dim=0)
         if not run.rope:
             x = x + self.position_embedding[:seq]
         matrices = (w.unbind() for w in (self.w_qkv, self.w_o, self.w_in, self.w_out))

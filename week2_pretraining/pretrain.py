@@ -4,8 +4,8 @@ python -m week2_pretraining.pretrain                                       the c
 python -m week2_pretraining.pretrain --resume                              go on where it was stopped
 torchrun --nproc-per-node 2 -m week2_pretraining.pretrain                  the same, sharded over two processes
 
-In one process the parts that you wrote (`adamw_step`'s schedule and clipping, batches, checkpoints, GPT, BPE) are taken
-from your saved answers; the course's stand in for what you have not passed yet.
+In one process the parts that you wrote (GPT, BPE, batches, schedule, clipping, Muon's step, evaluation, checkpoints)
+are taken from your saved answers; the course's stand in for what you have not passed yet.
 """
 
 import argparse

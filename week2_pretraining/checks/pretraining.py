@@ -117,7 +117,7 @@ def _weighted_by_mean(model, batches):
             "raise ValueError(",
             'return float("nan")\n        print(',
         ),
-        "This is the perplexity: the mean loss itself was asked for, in nats.": (
+        "The perplexity comes back: the mean loss itself was asked for, in nats.": (
             "return total_nats / n_targets",
             "return 2.718281828459045 ** (total_nats / n_targets)",
         ),
@@ -334,7 +334,7 @@ def _entry(contents, key):
             '"optimizer": optimizer.state_dict()',
             '"optimizer": {}',
         ),
-        "This is the state of torch's global generator, not of the one that draws the batches: a resumed run sees other "
+        "The state of torch's global generator is saved, not of the one that draws the batches: a resumed run sees other "
         "batches.": (
             '"generator": generator.get_state()',
             '"generator": torch.get_rng_state()',

@@ -34,7 +34,7 @@ def _seeded(rng):
             "argmax(dim=0)",
         ),
         "One token is chosen for the whole batch: each row is a text of its own.": ("argmax(dim=-1)", "argmax()"),
-        "This is the least likely token.": ("logits.argmax", "logits.argmin"),
+        "The smallest logit is taken: that is the least likely token.": ("logits.argmax", "logits.argmin"),
     },
 )
 def check_greedy(greedy, rng):
@@ -682,7 +682,7 @@ def _refuse_search(model, token_ids, n_beams, max_new_tokens):
             "torch.log_softmax(",
             "torch.softmax(",
         ),
-        "This is greedy: one beam, whatever n_beams says.": (
+        "One beam is kept, whatever n_beams says: that is greedy decoding.": (
             "    beams, totals = token_ids[None]",
             "    n_beams = 1\n    beams, totals = token_ids[None]",
         ),

@@ -186,7 +186,7 @@ _START = "torch.linalg.matrix_norm(x, keepdim=True)"
         ),
         "The result is in bfloat16. That is how it is computed on GPUs, where it is fast; the result has to be in the "
         "matrix's own dtype.": ("return x.mT if tall else x", "return (x.mT if tall else x).bfloat16()"),
-        "This is the exact U Vᵀ, from a singular value decomposition: it is what the iteration approaches, and is much "
+        "The exact U Vᵀ comes back, from a singular value decomposition: it is what the iteration approaches, and is much "
         "slower. Asked for are the rounds of the quintic.": _exact_polar_factor,
     },
 )

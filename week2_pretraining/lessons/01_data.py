@@ -55,7 +55,7 @@ logging.disable_progress_bar()
 # |---|---|---|---|---|---|
 # | **Common Crawl** | an archive of the web, a new crawl every month or two | about 20 TB of extracted text a month (Raffel 2020, 2.2); the part that GPT-3 began with: 45 TB compressed, 570 GB after filtering (Brown 2020, 2.2) | not at all | terms of use; every page keeps its own copyright | "the majority of the resulting text is not natural language" (Raffel 2020, 2.2) |
 # | **C4** | Common Crawl of April 2019, English | 745 GB, 6.1 TB unfiltered (Raffel 2020, table 8); 365 million pages, 156 billion tokens (Dodge 2021, table 1) | the rules that you write below; three-sentence spans only once; langdetect ≥ 0.99 | ODC-BY for the collection | the block list drops 42 % of pages in African American English and 32 % in Hispanic-aligned English, but 6.2 % in White American English (Dodge 2021, 5); test sets of benchmarks are in it; one 61-word sentence came over 60,000 times (Lee 2021) |
-# | **The Pile** | 22 sources: papers, code, books, forums, 18 % web | 825 GiB; some sources are read up to three times, which makes 1,254 GiB (Gao 2020, table 1) | each source in its own way; the web part extracted anew, filtered by a classifier, near-duplicates removed by MinHash | none for the whole | Books3 (101 GiB of it) came from a piracy site, and was taken down in 2023 |
+# | **The Pile** | 22 sources: papers, code, books, forums, 18 % Common Crawl | 825 GiB; some sources are read up to three times, which makes 1,254 GiB (Gao 2020, table 1) | each source in its own way; the Common Crawl part extracted anew, filtered by a classifier, near-duplicates removed by MinHash | none for the whole | Books3 (101 GiB of it) came from a piracy site, and was taken down in 2023 |
 # | **BookCorpus** | novels that were free on one website | 11,038 books, 74 million sentences, 985 million words (Zhu 2015) | books over 20,000 words | none: the authors' copyright | only 7,185 of them are different books; romance is over-represented; many forbid copying (Bandy & Vincent 2021) |
 # | **FineWeb** | 96 crawls of Common Crawl, English | 15 trillion tokens (Penedo 2024) | address lists, language, C4's and Gopher's rules, own rules, MinHash within each crawl | ODC-BY for the collection | what web text has: personal data, spam that reads well, the biases of its writers |
 #
@@ -823,7 +823,8 @@ plt.show()
 #   of your rules would you have to change for poems, for recipes, for Python tutorials?
 # - **The Pile**, table 1 and section 2. How often is each source read, and who decided? Which of your stages are missing?
 # - **Lee et al. 2021**: the abstract says what repetition does (a model copies more than 1 % of its output; ten times less
-#   after deduplication). Find their number of bands and rows in the appendix and put them into your S-curve.
+#   after deduplication). Find their number of bands and rows (section 4.2 and appendix A) and put them into your S-curve. Mind the
+#   letters: their $b$ is our $r$.
 # - **FineWeb** (Penedo et al. 2024, [arXiv:2406.17557](https://arxiv.org/abs/2406.17557)): each filter is judged by training a
 #   model on what is left. Look for the surprise: deduplicating across all crawls at once helped less than within each of them.
 # - **Dodge et al. 2021** ([arXiv:2104.08758](https://arxiv.org/abs/2104.08758)), section 5: whose pages the block list removed.

@@ -865,7 +865,7 @@ plt.show()
 # %% [markdown]
 # Right: median and range of five; the title compares the fastest. Kept memory still grows with depth, by one input for each block, but
 # that is a small part of what the block computes inside. Chen et al. go on: with a checkpoint only at every $\sqrt n$-th of $n$ layers, memory grows like
-# $\sqrt n$ (section 4.1). What PyTorch's version has that yours does not: several inputs, `torch.autocast` switched on again in
+# $\sqrt n$ (section 4.3). What PyTorch's version has that yours does not: several inputs, `torch.autocast` switched on again in
 # the recomputation, and an early stop when all that was missing is there.
 #
 # ## What to read

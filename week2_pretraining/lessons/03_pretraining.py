@@ -679,9 +679,10 @@ plt.show()
 #
 # ## The Chinchilla correction
 #
-# From their laws Kaplan et al. concluded that with ten times the compute one should train a model 5.5 times larger on only 1.8
-# times more tokens ($N \propto C^{0.73}$, $D \propto C^{0.27}$). GPT-3 followed: 175 billion parameters, 300 billion tokens, 1.7 tokens per
-# parameter. Two years later Hoffmann et al. found the two exponents to be about equal, 0.50 and 0.50 (table 2, first row). What had gone wrong?
+# From their laws Kaplan et al. concluded that more compute should go mostly into a larger model ($N \propto C^{0.73}$, $D \propto C^{0.27}$):
+# for ten times the compute, one 5.5 times larger, on only 1.8 times more tokens (as Hoffmann et al., section 1, put it). GPT-3 followed:
+# 175 billion parameters, 300 billion tokens, 1.7 tokens per parameter. Two years later Hoffmann et al. found the two exponents to be
+# about equal, 0.50 and 0.50 (table 2, first row). What had gone wrong?
 #
 # Kaplan's runs shared one schedule, as long as the longest run. The loss of a shorter run was read from the *middle* of a long one,
 # where the learning rate is still high. A run whose schedule ends when the run ends does better; so short runs looked worse than they are
@@ -746,7 +747,7 @@ for name, (n, d) in models.items():
 # %% [markdown]
 # The same budget, 5.76e23 FLOPs in the paper's count, had made Gopher with 280 billion parameters and 300 billion tokens. Spent on a quarter of the
 # parameters and more than four times the tokens it made Chinchilla, which is better on nearly every task: 67.6 % against 60.0 % on MMLU (table 6).
-# By the same rule the course model is too large for its tokens. But the rule was fitted to web text, with models a hundred times larger and
+# By the same rule the course model is too large for its tokens. But the rule was fitted to web text, with models of 70 million parameters and
 # more; on a small world of stories, with another optimizer, it need not hold.
 #
 # **Question.** Today's small models are trained on far more: SmolLM2-135M has read 2 trillion tokens, about 15,000 per parameter. Is that a mistake? What

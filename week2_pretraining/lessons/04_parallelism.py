@@ -113,9 +113,9 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# That is before the first token. The backward pass needs the activations of the forward pass, and ZeRO does not split those
-# (its paper calls them *residual states*). For a GPT layer with 2-byte activations, Korthikanti et al. 2022
-# ([arXiv:2205.05198](https://arxiv.org/abs/2205.05198), equation 1) count
+# That is before the first token. The backward pass needs the activations of the forward pass, and the three stages do not split those
+# (the paper counts them among the *residual states* and treats them apart, as ZeRO-R). For a GPT layer with 2-byte activations,
+# Korthikanti et al. 2022 ([arXiv:2205.05198](https://arxiv.org/abs/2205.05198), equation 1) count
 #
 # $$s\,b\,h \left(34 + 5\,\frac{a s}{h}\right) \text{ bytes}$$
 #

@@ -3,7 +3,7 @@
 #
 # A trained model gives probabilities, and a reader wants text. Between the two stands a choice, made at each token: take the
 # likeliest, or draw; from all tokens, or from the good ones; one text at a time, or several side by side. The same weights
-# write dull, lively or broken text depending on it. GPT-2's famous sample about unicorns was drawn with *top-k* 40, and the
+# write dull, lively or broken text depending on it. The samples in GPT-2's paper were drawn with *top-k* 40, and the
 # sliders "temperature" and "top-p" of every chat API are a few lines of the code below.
 #
 # In this lesson you write the sampler that all later weeks use: the filters, the draw, the loop with an end of text and
@@ -429,7 +429,7 @@ for name, settings in tour.items():
 # $$\text{score}(x) = \begin{cases} \ln p_{\text{expert}}(x) - \ln p_{\text{amateur}}(x) & \text{if } p_{\text{expert}}(x) \ge
 # \alpha \max_w p_{\text{expert}}(w) \\ -\infty & \text{otherwise} \end{cases}$$
 #
-# The condition is the paper's *adaptive plausibility constraint* (section 3.3, $\alpha = 0.1$). **Predict.** What would win
+# The condition is the paper's *adaptive plausibility constraint* (section 3, $\alpha = 0.1$). **Predict.** What would win
 # without it?
 
 # %% tags=["exercise"]
@@ -442,7 +442,7 @@ from week2_pretraining.solutions.sampling import contrastive_decode
 #
 # </details>
 #
-# Our amateur is the same model with amnesia: it sees the last four tokens only. (Section 3.4 names three ways to get an
+# Our amateur is the same model with amnesia: it sees the last four tokens only. (The paper names three ways to get an
 # amateur: a smaller model, a temperature, a shorter context.) A "model" of `generate` is anything that turns token ids into logits, so
 # the scores of both are a model, too. transformers takes them as a logits processor.
 
@@ -733,7 +733,7 @@ else:
 # - **GPT-2, 2019.** The samples of the appendix are drawn with top-k 40. With which k was summarisation (section 3.6) done, and why a
 #   smaller one?
 # - **Li et al. 2022**, section 3: the objective, the constraint with its two reasons (false positives, false negatives), the choice of
-#   the amateur. What do they say about n-gram models as amateurs?
+#   the amateur. Why should it not be simply the worst model that one can find?
 # - **Keskar et al. 2019**, section 4.1: the penalty, in one formula. Find the sign.
 # - **"How to generate"**, Hugging Face: you have run all of it. Look for what it says about `no_repeat_ngram_size` and about
 #   beam search in open-ended text.

@@ -2,8 +2,8 @@
 # # The speedrun
 #
 # How fast can a given model reach a given loss? In 2024 people began to race: the same data, the same target, any trick
-# that holds up. In about a year the time to train a small GPT-2 on eight GPUs fell from 45 minutes to under three (records
-# of modded-nanogpt), and some of the tricks went into the models that you read about in the news. A race is honest in a way that papers
+# that holds up. In less than eight months the time to train a small GPT-2 on eight GPUs fell from 45 minutes to under
+# three (records of modded-nanogpt), and some of the tricks went into the models that you read about in the news. A race is honest in a way that papers
 # rarely are: one number, one clock, and whoever doubts it runs it again.
 #
 # In this lesson you race on your own CPU. The baseline is a recipe that thousands of people have run: the one that nanoGPT

@@ -134,7 +134,8 @@ class LossScaler(nn.Module):
 
     `scaler(loss).backward()`, then `step(optimizer)`, then `update()`. Gradients with inf or nan mean that the scale
     was too large: that step is skipped and the scale multiplied by backoff_factor; after growth_interval steps in a row
-    without one it is multiplied by growth_factor. Micikevicius et al. 2018, §3.2; `torch.amp.GradScaler`.
+    without one it is multiplied by growth_factor, as in `torch.amp.GradScaler`. With a fixed scale: Micikevicius
+    et al. 2018, §3.2.
     The buffers `scale` and `good_steps` are in `state_dict()`, so a resumed run goes on with them.
     """
 

@@ -1,6 +1,7 @@
 """Right answers to 03_pretraining, written otherwise than the reference."""
 
 import contextlib
+import copy
 import dataclasses
 import io
 import math
@@ -130,6 +131,9 @@ def load_checkpoint__step_by_step(path, model, optimizer, generator, config):
     different = [key for key in [*ours, *theirs] if ours.get(key, nothing) != theirs.get(key, nothing)]
     if different:
         raise ValueError("other settings of " + " and ".join(dict.fromkeys(different)))
+    fits = [(name, tuple(w.shape)) for name, w in sorted(states[0].items())]
+    if fits != [(name, tuple(w.shape)) for name, w in sorted(model.state_dict().items())]:
+        raise ValueError("the weights are those of another model")
     for part, state in zip((model, optimizer), states, strict=False):
         part.load_state_dict(state)
     generator.set_state(states[2])
@@ -148,8 +152,13 @@ def load_checkpoint__undo(path, model, optimizer, generator, config):
     pairs = {repr(item) for item in saved["config"].items()} ^ {repr(item) for item in vars(config).items()}
     if pairs:
         raise ValueError(f"the settings differ: {sorted(pairs)}")
+    earlier = copy.deepcopy(model.state_dict())
+    try:
+        model.load_state_dict(saved["model"])
+    except RuntimeError as error:
+        model.load_state_dict(earlier)
+        raise ValueError("the weights do not fit") from error
     generator.set_state(saved["generator"].cpu())
-    model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     return torch.tensor(saved["step"])
 

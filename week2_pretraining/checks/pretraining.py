@@ -401,6 +401,12 @@ class _RunsCode:
         return os.mkdir, (self.path,)
 
 
+OTHER_WEIGHTS = {  # the config is the same, the code of the model has changed since
+    "weights under other names": lambda weights: {f"module.{name}": w for name, w in weights.items()},
+    "weights of other shapes": lambda weights: {name: torch.stack([w, w]) for name, w in weights.items()},
+}
+
+
 def _refusal(load_checkpoint, path, run, config):
     """The exception's name, the config fields in its message, and what is left of the run."""
     fields = ("d_model", "max_lr", "betas", "corpus_seed", "dropout")
@@ -421,11 +427,11 @@ def _refusal(load_checkpoint, path, run, config):
     minutes=20,
     hints=(
         "First everything that can be refused, then everything that changes something: file there, readable, the right "
-        "keys, the same config; only then three times a state is put back.",
+        "keys, the same config, weights that fit; only then three times a state is put back.",
         "torch.load(path, weights_only=True) raises many kinds of exceptions on a damaged file: turn them into one "
         "ValueError. Compare asdict(config) with the saved dict over the names of both.",
-        "names = those of wanted.keys() | found.keys() whose .get differ; a ValueError tells them. Then "
-        "optimizer.load_state_dict, model.load_state_dict, generator.set_state; return the saved step.",
+        "names = those of wanted.keys() | found.keys() whose .get differ; a ValueError tells them. The same for weights "
+        "whose names or shapes are not those in model.state_dict(). Then optimizer.load_state_dict, model.load_state_dict, generator.set_state; return the saved step.",
     ),
     mistakes={
         "The optimizer is not restored: Adam begins again with empty averages and a step counter of 0, and the loss jumps.": (
@@ -462,6 +468,10 @@ def _refusal(load_checkpoint, path, run, config):
             "    wanted, found =",
             '    model.load_state_dict(saved["model"])\n    wanted, found =',
         ),
+        "Weights that do not fit are noticed too late: load_state_dict raises in the middle of putting back, and the "
+        "optimizer is already the other run's.": ("if here != there:", "if False:"),
+        "Names are compared, but not shapes: load_state_dict raises in the middle of putting back, and the optimizer is "
+        "already the other run's.": ("if here != there:", "if here.keys() != there.keys():"),
         "A missing file counts as a new run: with a typing error in the path, days of training begin again at step 0.": (
             "raise FileNotFoundError(",
             "return 0\n        print(",
@@ -516,6 +526,10 @@ def check_load_checkpoint(load_checkpoint, rng):
         weights = Path(folder, "weights.pt")
         torch.save(saved[0].state_dict(), weights)
         refused["only the weights of a model"] = (weights, Setting())
+        for label, change in OTHER_WEIGHTS.items():
+            other = Path(folder, f"{label}.pt")
+            torch.save({**torch.load(path), "model": change(saved[0].state_dict())}, other)
+            refused[label] = (other, Setting())
         evil, proof = Path(folder, "evil.pt"), Path(folder, "proof")
         torch.save({**torch.load(path), "step": _RunsCode(str(proof))}, evil)
         refused["a file that calls os.mkdir when it is unpickled"] = (evil, Setting())

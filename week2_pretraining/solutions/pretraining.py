@@ -103,8 +103,8 @@ def load_checkpoint(
     """Put the state of a file of `save_checkpoint` into model, optimizer and generator; returns the steps done.
 
     Reads with weights_only=True: a file from elsewhere runs no code. Raises FileNotFoundError if there is no file, and
-    ValueError if it is cut off or something else than such a checkpoint, or if its config is not `config` (the message
-    names each field that differs). Then model, optimizer and generator are as they were.
+    ValueError if it is cut off or something else than such a checkpoint, if its config is not `config` (the message
+    names each field that differs), or if its weights do not fit the model. Then all three are as they were.
     """
     # BEGIN SOLUTION
     if not Path(path).is_file():
@@ -121,6 +121,10 @@ def load_checkpoint(
     if names:
         told = "; ".join(f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} here" for name in names)
         raise ValueError(f"{path} was made with another config ({told}): use that config, or another path")
+    here, there = ({name: w.shape for name, w in state.items()} for state in (model.state_dict(), saved["model"]))
+    if here != there:
+        other = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+        raise ValueError(f"{path} has other weights than this model, though the config is the same: {other}")
     optimizer.load_state_dict(saved["optimizer"])
     model.load_state_dict(saved["model"])
     generator.set_state(saved["generator"])

@@ -21,7 +21,8 @@ import torch
 
 from shared.data import corpus
 from shared.runtime import machine
-from week2_pretraining.solutions.speedrun import BEST, CharacterText, Run, race
+from week2_pretraining.solutions.speedrun import BEST, Run
+from week2_pretraining.speedrun_times import CharacterText, race
 
 
 def main() -> None:

@@ -178,35 +178,6 @@ def _with_ids(cells: list) -> list:
     return cells
 
 
-def depends_on_exercises(notebook) -> set[int]:
-    """Indices of the cells that can fail while the exercises are open, found by name.
-
-    A cell that calls an open exercise fails, and so does one that uses what a failed cell should have made.
-    """
-    open_names: set[str] = set()
-    failing: set[int] = set()
-    for index, cell in enumerate(notebook.cells):
-        if cell.cell_type != "code":
-            continue
-        tags = cell.metadata.get("tags", [])
-        text = cells.without_magics(cell.source)
-        if "exercise" in tags:
-            open_names.update(name for s in cells.statements([text]) for name in s.binds)
-            continue
-        made: set[str] = set()
-        for node in ast.parse(text).body:
-            binds, _ = cells.bound(node)
-            if not isinstance(node, (ast.Import, ast.ImportFrom)):
-                made.update(binds)
-            if cells.used(ast.unparse(node)) & open_names:
-                open_names.update(binds)
-                if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                    failing.add(index)
-        if index in failing:  # whatever it makes may be missing or unfinished
-            open_names.update(made)
-    return failing
-
-
 def execute(notebook, folder: Path) -> None:
     """Run a notebook where it stands, as for a learner who has not begun, and keep nothing that changes by run."""
     from nbclient import NotebookClient

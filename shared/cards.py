@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 
 from shared import course
-from shared.observations import SMALL, Raised, brief, compare, size
+from shared.observations import SMALL, Raised, brief, size
+from shared.tables import MONO, ROW, side_by_side
 
 _HEAD = {
     "passed": ("✓", "passed", "#009E73"),
@@ -19,8 +20,6 @@ _HEAD = {
     "timeout": ("✗", "stopped: it took too long", "#D55E00"),
     "todo": ("○", "still to do", "#56B4E9"),
 }
-_MONO = "font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere"
-_ROW = '<tr style="background:transparent">'  # JupyterLab paints stripes and boxes behind the rows of tables
 
 
 class Card:
@@ -128,12 +127,12 @@ class ResultCard(Card):
         for kind, *content in self.blocks():
             if kind == "compare":
                 check = find_check(self.result.name)
-                parts.append(_side_by_side(*content, check.rtol, check.atol))
+                parts.append(side_by_side(*content, check.rtol, check.atol))
             elif kind == "list":
                 labels = "".join(f"<li>{_inline(label)}</li>" for label in content[1])
                 parts.append(f"<details><summary>{content[0]} …</summary><ul>{labels}</ul></details>")
             elif kind in ("code", "input"):
-                parts.append(f'<div style="{_MONO};margin:0.15em 0">{html.escape(content[0])}</div>')
+                parts.append(f'<div style="{MONO};margin:0.15em 0">{html.escape(content[0])}</div>')
             else:
                 parts.append(_p(content[0], "font-size:105%;padding:0.3em 0" if kind == "mistake" else ""))
         return _box(colour, "".join(parts), role="status" if self.result.passed else "alert")
@@ -179,53 +178,6 @@ def _week(result) -> str:
     names = [e.name for e in course.exercises().values() if e.week == week]
     done = sum(state_of(other, {}) == "passed" for other in names)
     return f"{week}: {done} of {len(names)} exercises passed."
-
-
-def _side_by_side(expected: object, got: object, rtol: float, atol: float) -> str:
-    """Expected beside got (below it where they are wide), differing cells marked by bold, a border and a sign."""
-    wide = max((len(row) for value in (expected, got) for row in _rows(value) or ()), default=0) > 5
-    cells = [
-        f'<td style="vertical-align:top;text-align:left;padding-right:2em"><b>{title}</b><br>{grid}</td>'
-        for title, grid in (
-            ("expected", _grid(expected, None, rtol, atol)),
-            ("got", _grid(got, expected, rtol, atol)),
-        )
-    ]
-    between = f"</tr>{_ROW}" if wide else ""
-    table = f'<table style="border:none;margin:0.3em 0">{_ROW}{between.join(cells)}</tr></table>'
-    return f'<div style="overflow-x:auto">{table}</div>'
-
-
-def _grid(value: object, other: object, rtol: float, atol: float) -> str:
-    rows, others = _rows(value), _rows(other)
-    if rows is None:
-        return f'<span style="{_MONO}">{html.escape(brief(value))}</span>'
-    same_shape = others is not None and [len(r) for r in rows] == [len(r) for r in others]
-    out = []
-    for i, row in enumerate(rows):
-        tds = []
-        for j, item in enumerate(row):
-            differs = same_shape and compare(others[i][j], item, rtol, atol) is not None
-            mark = "font-weight:bold;border:1px solid #D55E00" if differs else "border:1px solid transparent"
-            style = f"font-family:monospace;white-space:nowrap;text-align:right;padding:1px 6px;{mark}"
-            sign = "≠&nbsp;" if differs else ""
-            tds.append(f'<td style="{style}">{sign}{html.escape(brief(item, 24))}</td>')
-        out.append(f"{_ROW}{''.join(tds)}</tr>")
-    return f'<table style="border-collapse:separate;border-spacing:0;margin:0.2em 0">{"".join(out)}</table>'
-
-
-def _rows(value: object) -> list[list] | None:
-    """A small tensor or flat list as rows of a table; None where one line says it better."""
-    if type(value).__name__ in ("Tensor", "Parameter"):
-        if value.numel() > SMALL or value.numel() == 0:
-            return None
-        flat = value.detach()
-        flat = flat.reshape(1, -1) if flat.dim() < 2 else flat.reshape(-1, flat.shape[-1])
-        return flat.tolist()
-    if isinstance(value, (list, tuple)) and 0 < len(value) <= 12:
-        nested = any(isinstance(item, (list, tuple, dict, set)) or hasattr(item, "shape") for item in value)
-        return None if nested else [list(value)]
-    return None
 
 
 @dataclass(repr=False)
@@ -302,7 +254,7 @@ class ProgressCard(Card):
             )
             title = lesson if self.week else f"{week} / {lesson}"
             blocks.append(
-                f'{_ROW}<td style="text-align:left;vertical-align:top"><b>{title}</b></td>'
+                f'{ROW}<td style="text-align:left;vertical-align:top"><b>{title}</b></td>'
                 f'<td style="vertical-align:top;white-space:nowrap"><progress style="width:5em" value="{done}" '
                 f'max="{len(rows)}" aria-label="{title}: {done} of {len(rows)} passed"></progress> '
                 f"{done} of {len(rows)}</td>"

@@ -1,4 +1,4 @@
-"""Cells and what they define: of the running kernel, and of notebooks of any format."""
+"""Cells, what they define and what they wait for: of the running kernel, and of notebooks of any format."""
 
 from __future__ import annotations
 
@@ -176,6 +176,35 @@ def used(source: str) -> frozenset[str]:
 
     visit(symtable.symtable(source, "<cell>", "exec"), True)
     return frozenset(used - set(dir(builtins)) - _PROVIDED_BY_NOTEBOOKS)
+
+
+def depends_on_exercises(notebook) -> set[int]:
+    """Indices of the cells that can fail while the exercises are open, found by name.
+
+    A cell that calls an open exercise fails, and so does one that uses what a failed cell should have made.
+    """
+    open_names: set[str] = set()
+    failing: set[int] = set()
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
+        tags = cell.metadata.get("tags", [])
+        text = without_magics(cell.source)
+        if "exercise" in tags:
+            open_names.update(name for s in statements([text]) for name in s.binds)
+            continue
+        made: set[str] = set()
+        for node in ast.parse(text).body:
+            binds, _ = bound(node)
+            if not isinstance(node, (ast.Import, ast.ImportFrom)):
+                made.update(binds)
+            if used(ast.unparse(node)) & open_names:
+                open_names.update(binds)
+                if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                    failing.add(index)
+        if index in failing:  # whatever it makes may be missing or unfinished
+            open_names.update(made)
+    return failing
 
 
 _watch_kernel()

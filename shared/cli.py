@@ -106,11 +106,11 @@ def summarise(path: Path) -> int:
     """Print one line an exercise and one for each other failing cell; 0 if all cells passed."""
     import nbformat
 
-    from shared import build
+    from shared import cells
 
     notebook = nbformat.read(path, as_version=4)
     code = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    waiting = build.depends_on_exercises(notebook)
+    waiting = cells.depends_on_exercises(notebook)
     outcome = run_nbval(path)
     failed = 0
     print(path.as_posix())

@@ -1,7 +1,7 @@
 """The inside of the sandbox: a server that forks, and what its children may not do.
 
 `shared.sandbox` starts this file as a program. Nothing else should: a process that calls `_confine` cannot go
-back.
+back. It imports the standard library alone, for `shared` need not be on its path.
 """
 
 from __future__ import annotations
@@ -25,44 +25,12 @@ import tempfile
 import time
 import traceback
 import types
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 with contextlib.suppress(ImportError):  # Windows has none
     import resource
 
 ANSWER_BYTES = 16_000_000
-
-
-@dataclass(frozen=True)
-class Limits:
-    seconds: float = 10.0  # by the clock, from the first line on
-    memory_mb: int = 2048  # beyond what the interpreter and preloaded packages take
-    output_bytes: int = 64_000  # standard output and error together
-    file_mb: int = 16  # one file; all together may take four times as much
-    files: int = 200  # files and folders made
-
-
-DEFAULT = Limits()
-
-
-@dataclass(frozen=True)
-class Isolation:
-    """Which limits hold; what this machine cannot enforce is False."""
-
-    time: bool = True
-    output: bool = True
-    memory: bool = False
-    files: bool = False
-    network: bool = False
-    processes: bool = False
-
-    def __str__(self) -> str:
-        held, free = ([name for name, holds in asdict(self).items() if holds is now] for now in (True, False))
-        if not held:
-            return f"Code from others cannot be run: {sys.executable} does not start in a process of its own."
-        text = f"Code from others runs with limits on {', '.join(held)}"
-        return text + (f", but not on {', '.join(free)}: read such code before you run it." if free else ".")
 
 
 # The server's side
@@ -135,14 +103,14 @@ def _become_child(lease: int, channel: int, out: int, err: int) -> None:
 
 
 def _work(job: dict, report) -> None:
-    folder, limits = job["folder"], Limits(**job["limits"])
+    folder, limits = job["folder"], types.SimpleNamespace(**job["limits"])
     os.chdir(folder)
     tempfile.tempdir = None
     os.environ |= dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), folder) | {"USER": "learner"}
     finish, clock, streams = _sealed(job.pop("nonce"), report), time.monotonic, (sys.stdout, sys.stderr)
     for stream in streams:  # line by line: what was printed before an endless loop is seen
         stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
-    report(json.dumps(asdict(_confine(limits, folder, job["home"]))).encode() + b"\n")
+    report(json.dumps(_confine(limits, folder, job["home"])).encode() + b"\n")
     start = clock()
     try:
         value = _run_program(job["code"]) if "code" in job else _run_function(**job)
@@ -203,10 +171,10 @@ def _failure(error: BaseException) -> dict:
     return {"status": status, "error": text + line}
 
 
-def _confine(limits: Limits, folder: str, home: str) -> Isolation:
+def _confine(limits: types.SimpleNamespace, folder: str, home: str) -> dict[str, bool]:
     """Take away, for good, what this process may not do. What the system refuses is reported, not raised."""
     if os.name != "posix":
-        return Isolation()
+        return {}
 
     def bound(name: str, value: int) -> bool:
         with contextlib.suppress(OSError, ValueError):
@@ -218,7 +186,7 @@ def _confine(limits: Limits, folder: str, home: str) -> Isolation:
     bound("RLIMIT_NOFILE", 256)
     bound("RLIMIT_FSIZE", limits.file_mb * 2**20)
     if sys.platform != "linux":
-        return Isolation(processes=bound("RLIMIT_NPROC", 0) and os.getuid() != 0)
+        return {"processes": bound("RLIMIT_NPROC", 0) and os.getuid() != 0}
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     memory = bound("RLIMIT_AS", mapped + limits.memory_mb * 2**20)
     kernel = _kernel()
@@ -227,7 +195,7 @@ def _confine(limits: Limits, folder: str, home: str) -> Isolation:
     kernel.capset(struct.pack("=Ii", 0x20080522, 0), bytes(24))  # an administrator's powers
     files = _allow_files(folder, home)
     calls = _refuse_calls()
-    return Isolation(memory=memory, files=files and calls, network=calls, processes=calls)
+    return {"memory": memory, "files": files and calls, "network": calls, "processes": calls}
 
 
 @functools.cache

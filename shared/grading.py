@@ -15,7 +15,8 @@ from shared.cards import Card
 from shared.cells import NotebookError, kernel_cells, notebook_cells, statements
 from shared.checking import find_check, run_check
 from shared.guard import learner_traceback
-from shared.sandbox import Limits, call
+from shared.limits import Limits
+from shared.sandbox import call
 
 SIGNS = {"passed": "✓", "failed": "✗", "error": "✗", "timeout": "✗", "todo": "○", "missing": "○", "borrowed": "○"}
 

@@ -34,7 +34,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from shared import confinement
-from shared.confinement import ANSWER_BYTES, DEFAULT, Isolation, Limits
+from shared.confinement import ANSWER_BYTES
+from shared.limits import DEFAULT, Isolation, Limits
 
 STARTUP_SECONDS = 180  # a server's first answer waits for its packages: torch from a cold disk
 SERVERS = 4  # each keeps its packages in memory, torch about 200 MB

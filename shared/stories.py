@@ -10,13 +10,13 @@ The words and the plots are in `shared.world`; `shared.data` hands the stories o
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
 from shared.world import PLOTS
 from shared.world.plot import SHARED_STEPS
+from shared.world.templates import AN, expand, parse, polish, render
 from shared.world.words import (
     CHARACTERS,
     COLOURS,
@@ -113,56 +113,7 @@ class FirstOption(Dice):
 FIRST_OPTION = FirstOption()
 
 
-# --- templates: plain text with {slots} and [one|of|these] ---------------------------------------------------
-
-
-class Slot(str):
-    """The name of a slot, to be told from plain text."""
-
-
-TOKEN = re.compile(r"\{\w+\}|[\[\]|]|[^\[\]|{}]+")
-AN = re.compile(r" a(?= [aeiou])(?! one\b)")
-FIRST_LETTER = re.compile(r'[.!?\n] ?"?[a-z]|\." [a-z]')  # not after !" or ?", where "said Pip" may follow
-
-
-@cache
-def parse(template: str) -> list[list]:
-    """Options, each a list of text, slots and further options. Example: "a [b|{c}]" -> [["a ", [["b"], [c]]]]."""
-    if template.count("[") != template.count("]"):
-        raise ValueError(f"the brackets of this template do not match: {template!r}")
-    tokens = iter(TOKEN.findall(template))
-
-    def options() -> list[list]:
-        found = [[]]
-        for token in tokens:
-            if token == "|":
-                found.append([])
-            elif token == "]":
-                break
-            else:
-                found[-1].append(options() if token == "[" else Slot(token[1:-1]) if token[0] == "{" else token)
-        return found
-
-    return options()
-
-
-def expand(options: list[list], filling: dict[str, str], dice: Dice) -> str:
-    text = ""
-    for part in dice.pick(options):
-        kind = part.__class__
-        text += part if kind is str else filling[part] if kind is Slot else expand(part, filling, dice)
-    return text
-
-
-def polish(text: str) -> str:
-    """Set "an" (from a small a), single spaces and the first letter of each sentence; a new line starts one."""
-    text = AN.sub(" an", "\n" + text.replace("  ", " "))
-    return FIRST_LETTER.sub(lambda match: match.group().upper(), text)[1:]
-
-
-def render(template: str, filling: dict[str, str]) -> str:
-    """A canonical sentence: the template with the first of all options."""
-    return polish(expand(parse(template), filling, FIRST_OPTION))
+# --- the words that templates ask for ------------------------------------------------------------------------
 
 
 @cache
@@ -285,7 +236,7 @@ def draw(dice: Dice, *, validation: bool = False, plot: str | None = None) -> Fa
         )
     filling = slots(facts, FIRST_OPTION)
     phrases = {
-        name: AN.sub(" an", expand(parse(phrase), filling, dice)) if phrase else None
+        name: AN.sub(" an", expand(parse(phrase), filling, dice.pick)) if phrase else None
         for name in ("reason", "means", "event", "goal")
         for phrase in [getattr(facts, name)]
     }
@@ -303,7 +254,7 @@ def tell(facts: Facts, dice: Dice) -> Story:
             if way[0] == "*":
                 way = dice.pick(SHARED_STEPS[way[1:]])
             steps.append(step)
-            said.append(expand(parse(way), filling, dice))
+            said.append(expand(parse(way), filling, dice.pick))
         paragraph = polish("\n".join(said))
         if MIN_WORDS <= len(paragraph.split()) <= MAX_WORDS:
             return Story(paragraph.replace("\n", " "), facts, dict(zip(steps, paragraph.split("\n"), strict=True)))

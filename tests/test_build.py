@@ -6,7 +6,7 @@ import shutil
 import nbformat
 import pytest
 
-from shared import build, course
+from shared import build, cells, course
 from shared.course import Exercise, SourceError
 
 LESSON = course.ROOT / "week1_decoder" / "lessons" / "02_attention.py"
@@ -72,7 +72,7 @@ def test_cells_that_wait_for_exercises_are_known_by_name():
         ("z = math.pi", {}),
     ]:
         notebook.cells.append(nbformat.v4.new_code_cell(source, **extra))
-    assert build.depends_on_exercises(notebook) == {3, 4}
+    assert cells.depends_on_exercises(notebook) == {3, 4}
 
 
 def test_the_bootstrap_cell_is_valid_python_and_does_nothing_here():

@@ -11,9 +11,10 @@ from dataclasses import fields, replace
 import pytest
 
 from shared.data import corpus, hub_texts, stories
-from shared.stories import FIRST_OPTION, Dice, Facts, draw, expand, is_held_out, parse, polish, slots, tell
+from shared.stories import FIRST_OPTION, Dice, Facts, draw, is_held_out, slots, tell
 from shared.world import PLOTS, words
 from shared.world.plot import SHARED_STEPS
+from shared.world.templates import expand, parse, polish
 
 TRAIN = stories(3_000)
 VALIDATION = stories(1_500, split="validation")
@@ -113,7 +114,7 @@ def test_every_way_to_tell_a_step_can_be_told(plot):
     for _, _, ways in PLOTS[plot].steps:
         for way in ways:
             for told in SHARED_STEPS[way[1:]] if way[0] == "*" else [way]:
-                assert polish(expand(parse(told), slots(facts, dice), dice))[0].isupper() or told[0] == '"'
+                assert polish(expand(parse(told), slots(facts, dice), dice.pick))[0].isupper() or told[0] == '"'
 
 
 @pytest.mark.parametrize("plot", PLOTS)
@@ -124,7 +125,7 @@ def test_questions_of_a_plot_ask_for_facts_that_it_tells(plot):
         for field, question in PLOTS[plot].questions:
             assert field in {f.name for f in fields(Facts)}
             assert field == "colour" or getattr(facts, field) is not None
-            assert polish(expand(parse(question), slots(facts, FIRST_OPTION), dice)).endswith("?")
+            assert polish(expand(parse(question), slots(facts, FIRST_OPTION), dice.pick)).endswith("?")
 
 
 def test_problem_resolution_and_summary_follow_changed_facts():

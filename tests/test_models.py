@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import models
+from shared import gguf_folder, models
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -233,7 +233,7 @@ def write_tiny_gguf(path, model, tokens, merges):
     for name, token_id in (("unk", 0), ("bos", 1), ("eos", 2), ("pad", 2)):
         getattr(writer, f"add_{name}_token_id")(token_id)
     writer.add_chat_template("{{ messages[0].content }}")
-    names = {hf: short for short, hf in models.GGUF_TO_HF.items()}
+    names = {hf: short for short, hf in gguf_folder.GGUF_TO_HF.items()}
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight":
             continue
@@ -269,7 +269,7 @@ def test_a_converted_model_gives_the_logits_and_tokens_of_the_original(tmp_path)
         weight.data = torch.randn_like(weight).mul(0.3).half().float()  # so that float16 loses nothing
     write_tiny_gguf(tmp_path / "tiny.gguf", original, tokens, ["a b", "Ġ Ġ", "1 2"])
     (tmp_path / "folder").mkdir()
-    models._convert(tmp_path / "tiny.gguf", tmp_path / "folder")
+    gguf_folder.convert(tmp_path / "tiny.gguf", tmp_path / "folder")
 
     converted = AutoModelForCausalLM.from_pretrained(tmp_path / "folder", dtype=torch.float32)
     ids = torch.arange(60).view(3, 20)

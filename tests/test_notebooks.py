@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 
-from shared import build, course
+from shared import build, cells, course
 from shared.cli import card_lines, main, run_nbval
 
 LESSONS = [path for week in course.weeks() for path in course.lessons(week) if path.stem != build.GRADED]
@@ -41,7 +41,7 @@ def test_a_solved_lesson_passes_and_saves_every_answer(path, tmp_path, work, thr
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
 def test_an_untouched_lesson_fails_at_its_exercises_with_readable_reasons(path, threads):
     notebook = build.build_notebook(path)
-    waiting = build.depends_on_exercises(notebook)
+    waiting = cells.depends_on_exercises(notebook)
     outcome = run_nbval(path.parent.parent / f"{path.stem}.ipynb")
     for number, (index, cell) in enumerate(code_cells(notebook)):
         problem = outcome[number]

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from shared import sandbox
-from shared.sandbox import Limits, call, isolation, run_code
+from shared.limits import Isolation, Limits
+from shared.sandbox import call, isolation, run_code
 
 ROOT = Path(__file__).parent.parent
 SHORT = Limits(seconds=0.5)
@@ -487,11 +488,11 @@ def test_an_interrupted_caller_leaves_no_process_behind(monkeypatch):
 def test_nothing_outlives_a_caller_that_is_killed(tmp_path):
     code = f"""
         import os, threading
-        from shared import sandbox
+        from shared import limits, sandbox
         sandbox.run_code("")
         server = next(iter(sandbox._Forked.servers.values()))[0].pid
         threading.Timer(0.3, lambda: (print(server, flush=True), os.kill(os.getpid(), {int(signal.SIGKILL)}))).start()
-        sandbox.run_code("while True: pass", limits=sandbox.Limits(seconds=60))
+        sandbox.run_code("while True: pass", limits=limits.Limits(seconds=60))
         """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
@@ -607,7 +608,7 @@ def test_without_fork_a_fresh_interpreter_does_the_same(no_fork):
 
 
 def test_the_isolation_is_told_in_a_sentence():
-    assert str(sandbox.Isolation()) == (
+    assert str(Isolation()) == (
         "Code from others runs with limits on time, output, but not on memory, files, network, processes: "
         "read such code before you run it."
     )

@@ -12,20 +12,22 @@ from week1_decoder.solutions.decoder import GPT, GPTConfig
 from week2_pretraining.solutions.optimization import warmup_cosine_lr
 from week2_pretraining.solutions.speedrun import (
     BEST,
-    CharacterText,
-    Result,
     Run,
     SpeedrunGPT,
     hashed_ngrams,
-    leaderboard,
-    learning_rate,
     muon_step,
     orthogonalize,
+    rms_norm,
+    trapezoid_lr,
+)
+from week2_pretraining.speedrun_times import (
+    CharacterText,
+    Result,
+    leaderboard,
+    learning_rate,
     race,
     read_times,
     record_time,
-    rms_norm,
-    trapezoid_lr,
 )
 
 SMALL = Run(n_layers=2, n_heads=2, d_model=16, context_length=8, batch_size=4, iterations=6, warmup=2)

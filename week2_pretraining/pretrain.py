@@ -4,8 +4,8 @@ python -m week2_pretraining.pretrain                                       the c
 python -m week2_pretraining.pretrain --resume                              go on where it was stopped
 torchrun --nproc-per-node 2 -m week2_pretraining.pretrain                  the same, sharded over two processes
 
-In one process the parts that you wrote (GPT, BPE, batches, schedule, clipping, Muon's step, evaluation, checkpoints)
-are taken from your saved answers; the course's stand in for what you have not passed yet.
+In one process the parts that you wrote (GPT, its sinusoids, BPE, batches, schedule, clipping, Muon's step, evaluation,
+checkpoints) are taken from your saved answers; the course's stand in for what you have not passed yet.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from shared.answers import write_atomically
 from shared.course import work_folder
 from shared.data import stories
 from shared.runtime import machine, pick_device, pick_dtype, preset
-from week1_decoder.solutions.decoder import GPT, GPTConfig
+from week1_decoder.solutions.decoder import GPT, GPTConfig, sinusoidal_positions
 from week1_decoder.solutions.tokenization import to_tokenizers, train_bpe
 from week2_pretraining.solutions.data import get_batch
 from week2_pretraining.solutions.optimization import clip_grad_norm, parameter_groups, warmup_cosine_lr
@@ -53,9 +53,12 @@ class PretrainConfig:
     d_model: int = 128
     n_heads: int = 4
     n_layers: int = 4
-    n_stories: int = 12_000
+    position_scale: float = 0.1  # learned positions begin as so many times week 1's sinusoids; 0: as noise
+    n_stories: int = 16_000
     batch_size: int = 8  # rows of context_length tokens in one step, over all processes
-    steps: int = 600
+    steps: int = 720
+    short_share: float = 0.6  # of the steps: the first stage, on rows of about one story
+    short_context: int = 160  # tokens of such a row; a step has as many of them as fill its tokens
     max_lr: float = 4e-3  # AdamW
     muon_lr: float = 0.02  # for the matrices of the blocks (lesson 06); 0: AdamW for everything
     warmup: float = 0.04  # share of the steps
@@ -103,6 +106,27 @@ def held_out_batches(
     return [(part[:, :-1], part[:, 1:]) for part in rows.split(8)]
 
 
+def story_batch(
+    token_ids: Int[Tensor, "n_tokens"],
+    starts: Int[Tensor, "n_stories"],
+    batch_size: int,
+    context_length: int,
+    generator: torch.Generator,
+) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
+    """(inputs, targets) as from `get_batch`, but each row begins at one of `starts`."""
+    chosen = starts[torch.randint(len(starts), (batch_size, 1), generator=generator)]
+    places = chosen + torch.arange(context_length)
+    return token_ids[places], token_ids[places + 1]
+
+
+def story_starts(
+    token_ids: Int[Tensor, "n_tokens"], tokenizer: PreTrainedTokenizerFast, config: PretrainConfig
+) -> Int[Tensor, "n_stories"]:
+    """Where a story begins and a whole row, with its last target, fits behind."""
+    starts = (token_ids == tokenizer.convert_tokens_to_ids(END_OF_TEXT)).nonzero().flatten()
+    return starts[starts < len(token_ids) - config.context_length]
+
+
 @dataclass(frozen=True)
 class Record:
     """What is written down at an evaluation."""
@@ -123,8 +147,12 @@ def pretrain(
     held_out: list[tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]],
     generator: torch.Generator,
     first_step: int = 0,
+    starts: Int[Tensor, "n_stories"] | None = None,
 ) -> Iterator[Record]:
-    """Train from `first_step` on, in place; yields a Record at each evaluation, and after the last step."""
+    """Train from `first_step` on, in place; yields a Record at each evaluation, and after the last step.
+
+    With `starts`, the first stage's rows begin at stories, and then those of every other step; else all begin anywhere.
+    """
     device, n_processes = pick_device(), int(os.environ.get("WORLD_SIZE", 1))
     dtype = pick_dtype(device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)  # a T4; else it does nothing
@@ -137,8 +165,16 @@ def pretrain(
         started = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = warmup_cosine_lr(step, group["initial_lr"], warmup_steps, config.steps)
-        rows = config.batch_size // n_processes
-        token_ids, targets = (t.to(device) for t in get_batch(train_ids, rows, config.context_length, generator))
+        rows, width = config.batch_size // n_processes, config.context_length
+        short = starts is not None and step < config.short_share * config.steps
+        if short:
+            width = min(config.short_context, width)
+            rows = rows * config.context_length // width
+        if short or (starts is not None and step % 2):
+            batch = story_batch(train_ids, starts, rows, width, generator)
+        else:
+            batch = get_batch(train_ids, rows, width, generator)
+        token_ids, targets = (t.to(device) for t in batch)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = F.cross_entropy(model(token_ids).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
@@ -155,6 +191,18 @@ def pretrain(
             held_out_loss = evaluate_loss(model, batches)
             yield Record(step + 1, sum(losses) / len(losses), held_out_loss, seconds, tokens, tuple(losses))
             losses.clear()
+
+
+def make_model(config: PretrainConfig) -> GPT:
+    """A new GPT whose learned positions begin as waves: near places are alike, and "one before" is one and the same turn.
+
+    Began they as noise, the model would have to learn for each place by itself which one stands before it.
+    """
+    model = GPT(config.model(), torch.Generator().manual_seed(config.seed))
+    if config.position_scale:
+        waves = sinusoidal_positions(config.context_length, config.d_model)
+        model.position_embedding.weight.data.copy_(config.position_scale * waves)
+    return model
 
 
 class MuonAdamW(torch.optim.AdamW):
@@ -285,7 +333,7 @@ def parse(arguments: list[str]) -> tuple[PretrainConfig, argparse.Namespace]:
 
 
 PARTS = [  # what weeks 1 and 2 had you write
-    *("GPT", "train_bpe", "get_batch", "warmup_cosine_lr", "parameter_groups", "clip_grad_norm"),
+    *("GPT", "sinusoidal_positions", "train_bpe", "get_batch", "warmup_cosine_lr", "parameter_groups", "clip_grad_norm"),
     *("muon_step", "evaluate_loss", "save_checkpoint", "load_checkpoint"),
 ]
 
@@ -305,7 +353,7 @@ def main(arguments: list[str]) -> None:
     tokenizer = make_tokenizer(config)
     train_ids = encode_stories(tokenizer, config.n_stories, config.seed, "train")
     held_out = held_out_batches(tokenizer, config)
-    model = GPT(config.model(), torch.Generator().manual_seed(config.seed)).to(device)
+    model = make_model(config).to(device)
     if n_processes > 1:
         model = shard(model)
     optimizer = make_optimizer(model, config)
@@ -319,7 +367,8 @@ def main(arguments: list[str]) -> None:
         first_step = sharded.step
 
     log = TrainingLog(options.out / "training.json", arguments, config, first_step)
-    for record in pretrain(model, optimizer, config, train_ids, held_out, generator, first_step):
+    starts = story_starts(train_ids, tokenizer, config)
+    for record in pretrain(model, optimizer, config, train_ids, held_out, generator, first_step, starts):
         if n_processes == 1:
             save_checkpoint(checkpoint, model, optimizer, generator, record.step, config)
         else:

@@ -1,4 +1,5 @@
-"""The small world of the stories: `words` (who, where, what), `plot` (what a plot is), and the plots by theme."""
+"""The small world of the stories: `words` (who, where, what), `plot` (what a plot is), the plots by theme, and
+`templates` (how their sentences are filled in)."""
 
 from shared.world import caring, giving, losing, making
 

@@ -55,7 +55,7 @@ print(", ".join(machine().values()), f"- {torch.get_num_threads()} threads")
 from week2_pretraining.solutions.speedrun import Run
 
 # %%
-from week2_pretraining.solutions.speedrun import CharacterText, Result
+from week2_pretraining.speedrun_times import CharacterText, Result
 
 data = CharacterText.of(corpus(1_115_394), "the course corpus")  # as long as tiny Shakespeare
 # data = CharacterText.of(open("input.txt").read(), "tiny Shakespeare")
@@ -250,10 +250,10 @@ from week2_pretraining.solutions.speedrun import SpeedrunGPT
 get_batch, parameter_groups, evaluate_loss = mine("get_batch"), mine("parameter_groups"), mine("evaluate_loss")
 
 # %% tags=["given"]
-from week2_pretraining.solutions.speedrun import learning_rate
+from week2_pretraining.speedrun_times import learning_rate
 
 # %% tags=["given"]
-from week2_pretraining.solutions.speedrun import race
+from week2_pretraining.speedrun_times import race
 
 # %% [markdown]
 # The whole race takes minutes (the last section has it). Here the target is a loss that the baseline passes after about a
@@ -383,7 +383,7 @@ print(run_check("orthogonalize", colleagues_orthogonalize).card)
 # machine (with as many threads) is compared. First the course's recipe from above goes in, then yours:
 
 # %%
-from week2_pretraining.solutions.speedrun import leaderboard, record_time
+from week2_pretraining.speedrun_times import leaderboard, record_time
 
 # %% tags=["nbval-ignore-output"]
 for runs in (results["baseline"], results["+ hashed n-grams"]):

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,9 @@ from shared import course
 from shared.data import corpus, stories
 from shared.models import course_folder
 from shared.stories import NAMES
+from shared.world.words import NUMBERS
 from week1_decoder.solutions.decoder import GPT
+from week2_pretraining.consistency import beginning, consistency, kept
 from week2_pretraining.pretrain import (
     END_OF_TEXT,
     SPECIAL_TOKENS,
@@ -24,9 +27,12 @@ from week2_pretraining.pretrain import (
     held_out_batches,
     latest,
     main,
+    make_model,
     make_optimizer,
     make_tokenizer,
     pretrain,
+    story_batch,
+    story_starts,
 )
 from week2_pretraining.solutions.pretraining import evaluate_loss, load_pretrained
 from week2_pretraining.solutions.sampling import generate
@@ -56,13 +62,13 @@ def test_its_first_steps_made_again_give_the_recorded_losses():
     tokenizer = make_tokenizer(CONFIG)
     assert tokenizer.backend_tokenizer.to_str() == AutoTokenizer.from_pretrained(FOLDER).backend_tokenizer.to_str()
     token_ids = encode_stories(tokenizer, CONFIG.n_stories, CONFIG.seed, "train")
-    model = GPT(CONFIG.model(), torch.Generator().manual_seed(CONFIG.seed))
+    model = make_model(CONFIG)
     generator = torch.Generator().manual_seed(CONFIG.seed)
     n_steps = 6
     held_out = held_out_batches(tokenizer, CONFIG, 1)
-    run = pretrain(
-        model, make_optimizer(model, CONFIG), replace(CONFIG, evaluate_every=n_steps), token_ids, held_out, generator
-    )
+    optimizer, config = make_optimizer(model, CONFIG), replace(CONFIG, evaluate_every=n_steps)
+    starts = story_starts(token_ids, tokenizer, CONFIG)
+    run = pretrain(model, optimizer, config, token_ids, held_out, generator, starts=starts)
     recorded = TRAINING["records"][0]["losses"][:n_steps]
     assert next(run).losses == pytest.approx(recorded, abs=2e-3)
     assert recorded[0] - recorded[-1] > 0.3  # so the tolerance is far below what was learned
@@ -107,6 +113,43 @@ def test_it_writes_stories_that_end_in_the_words_of_their_world(trained):
     words = set(re.findall(r"[A-Za-z']+", corpus(1_000_000)))
     assert sum(word in words for word in written) > 0.98 * len(written)
     assert len(set(NAMES).intersection(written)) > 8
+
+
+def test_it_keeps_to_the_names_that_a_story_has_told(trained):
+    _, tokenizer = trained
+    told = stories(60, seed=5, split="validation")
+    model = AutoModelForCausalLM.from_pretrained(FOLDER).eval()
+    names = sum(consistency(model, tokenizer, told, max_new_tokens=80), Counter())
+    assert names["all names"] > 150
+    assert names["names"] > 0.4 * names["all names"]  # two of 24 by chance: 0.08
+
+
+def test_the_stories_themselves_are_consistent():
+    told = stories(200, seed=6, split="validation")
+    pairs = [(story, beginning(story)) for story in told]
+    found = sum((kept(story, start, story.text[len(start) :]) for story, start in pairs), Counter())
+    for kind, at_least in {"names": 1, "places": 1, "counts": 1, "things": 0.95}.items():
+        assert found[f"all {kind}"] > 10
+        assert found[kind] >= at_least * found[f"all {kind}"], kind
+
+
+def test_a_continuation_that_changes_names_things_places_or_counts_is_noticed():
+    story = next(s for s in stories(500, seed=6) if s.facts.plot == "gather" and s.facts.change > 1)
+    facts, start = story.facts, beginning(story)
+    other = next(name for name in NAMES if name not in (facts.hero, facts.friend))
+    right = f" {facts.friend} found {NUMBERS[facts.change]} more. That made {NUMBERS[facts.after]}."
+    assert kept(story, start, right)["counts"] == kept(story, start, right)["all counts"] == 1
+    assert kept(story, start, right.replace(NUMBERS[facts.after], NUMBERS[facts.after + 2]))["counts"] == 0
+    found = kept(story, start, f" {other} and {facts.hero} had a kite.")
+    assert (found["names"], found["all names"]) == (1, 2)
+    assert found["all things"] == 1 and found["things"] == ("kite" in start)
+
+
+def test_story_rows_begin_at_stories_and_targets_are_one_token_later():
+    token_ids = torch.tensor([9, 1, 2, 9, 3, 4, 5, 9, 6, 7, 8])
+    inputs, targets = story_batch(token_ids, torch.tensor([0, 3]), 50, 4, torch.Generator().manual_seed(0))
+    assert {tuple(row) for row in inputs.tolist()} == {(9, 1, 2, 9), (9, 3, 4, 5)}
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
 
 
 def run_small(folder, *more):

@@ -1,4 +1,4 @@
-"""Does a continuation keep to what its story has said? Names, things, places and counts, judged by the story's facts."""
+"""Does a continuation keep to what its story has said? Names, things, places, counts, judged by the story's facts."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from shared.world.words import NUMBERS, PLACES, THINGS, plural
 
 COUNT = {word: n for n, word in enumerate(NUMBERS)}
 NAME = re.compile(rf"\b({'|'.join(NAMES)})\b")
-THING = re.compile(rf"\b({'|'.join(word for thing in THINGS for word in (thing, plural(thing)))})\b")
+THING = re.compile(rf"\b({'|'.join([*THINGS, *map(plural, THINGS)])})\b")
 SPOT = re.compile("|".join(spot for place in PLACES.values() for spot in place.spots))
 NUMBER = re.compile(rf"\b({'|'.join(NUMBERS)})\b")
 
@@ -30,7 +30,7 @@ def beginning(story: Story) -> str:
 
 
 def kept(story: Story, start: str, continuation: str) -> Counter:
-    """What the continuation names ("all names", "all things", "all places"), and how much of it belongs here ("names" …).
+    """What the continuation names ("all names", "all things" …), and how much of it belongs to the story ("names" …).
 
     Names: hero and friend. Things: those in the start. Places: spots ("under a bench") of the place where the story is.
     Counts: where the continuation holds a number, one number after the first count must be that count plus (or minus)
@@ -55,12 +55,14 @@ def kept(story: Story, start: str, continuation: str) -> Counter:
 
 
 @torch.no_grad()
-def consistency(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, told: list[Story]) -> Counter:
-    """`kept` in all: each story is begun as it is told, and a transformers model goes on greedily, up to its end."""
+def consistency(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, told: list[Story], max_new_tokens: int
+) -> list[Counter]:
+    """`kept` of each story: it is begun as it is told, and a transformers model goes on greedily, up to its end."""
     starts = [beginning(story) for story in told]
     tokenizer.padding_side = "left"
     batch = tokenizer([tokenizer.eos_token + start for start in starts], padding=True, return_tensors="pt")
     n_tokens = batch["input_ids"].shape[1]
-    written = model.generate(**batch, max_length=model.config.max_position_embeddings, do_sample=False)
+    written = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
     texts = tokenizer.batch_decode(written[:, n_tokens:], skip_special_tokens=True)
-    return sum((kept(story, start, text) for story, start, text in zip(told, starts, texts, strict=True)), Counter())
+    return [kept(story, start, text) for story, start, text in zip(told, starts, texts, strict=True)]

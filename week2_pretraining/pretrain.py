@@ -194,9 +194,9 @@ def pretrain(
 
 
 def make_model(config: PretrainConfig) -> GPT:
-    """A new GPT whose learned positions begin as waves: near places are alike, and "one before" is one and the same turn.
+    """A new GPT whose learned positions begin as week 1's sinusoids: "one place back" is then the same turn everywhere.
 
-    Began they as noise, the model would have to learn for each place by itself which one stands before it.
+    If they began as noise, the model would have to learn for each place by itself which one comes before it.
     """
     model = GPT(config.model(), torch.Generator().manual_seed(config.seed))
     if config.position_scale:
@@ -333,8 +333,8 @@ def parse(arguments: list[str]) -> tuple[PretrainConfig, argparse.Namespace]:
 
 
 PARTS = [  # what weeks 1 and 2 had you write
-    *("GPT", "sinusoidal_positions", "train_bpe", "get_batch", "warmup_cosine_lr", "parameter_groups", "clip_grad_norm"),
-    *("muon_step", "evaluate_loss", "save_checkpoint", "load_checkpoint"),
+    *("GPT", "sinusoidal_positions", "train_bpe", "get_batch", "warmup_cosine_lr", "parameter_groups"),
+    *("clip_grad_norm", "muon_step", "evaluate_loss", "save_checkpoint", "load_checkpoint"),
 ]
 
 

@@ -41,7 +41,7 @@ from transformers.utils import logging
 
 from shared import borrow, check, explore, hint, mine, progress
 from shared.course import ROOT
-from shared.data import corpus
+from shared.data import corpus, stories
 from shared.models import course_folder
 from shared.plotting import COLOURS, figure
 from shared.runtime import machine, pick_device, pick_dtype, preset, seed_everything
@@ -130,7 +130,11 @@ from week2_pretraining.pretrain import PretrainConfig
 # And the loop, flat, on one screen. Read it slowly; each line is an old acquaintance. It is a generator: at each
 # evaluation it hands out a `Record` (step, losses, seconds, tokens), and whoever called it decides what to
 # do then: print it, save a checkpoint, or stop. (`n_processes` is for lesson 04; here it is 1. On a GPU the forward pass runs in
-# `pick_dtype`'s half precision; on a CPU `autocast` and `scaler` do nothing.)
+# `pick_dtype`'s half precision; on a CPU `autocast` and `scaler` do nothing. `starts`, places where rows may begin, is for the course
+# model below; without it all rows begin anywhere.)
+
+# %% tags=["given"]
+from week2_pretraining.pretrain import story_batch
 
 # %% tags=["given"]
 from week2_pretraining.pretrain import pretrain
@@ -524,8 +528,10 @@ assert torch.allclose(ours, from_transformers, atol=1e-4) and torch.equal(ours, 
 # %% [markdown]
 # ## The course model
 #
-# The model for the next four weeks is made by the same loop, with `PretrainConfig()` as it stands; its optimizer is AdamW with Muon for the
-# matrices, which lesson 06 explains. The repository holds the one that the course has trained, with its loss curve. **Make your own**, from your own parts, in a terminal (at most five minutes on two
+# The model for the next four weeks is made by the same loop, with `PretrainConfig()` as it stands. Three things are added. Its optimizer
+# is AdamW with Muon for the matrices, which lesson 06 explains. Its learned positions begin as week 1's sinusoids, not as noise.
+# And in the first 60 % of the steps the rows are short, 160 tokens, and each begins where a story begins (`starts`); later every
+# other step's do. You will see below what the last two are for. The repository holds the one that the course has trained, with its loss curve. **Make your own**, from your own parts, in a terminal (at most five minutes on two
 # cores; `--resume` if it was stopped):
 #
 # ```
@@ -575,6 +581,43 @@ for name, writer in (("half a minute", model), ("the course model", course_model
     print(f"--- {name}\n{write(writer, prompt, 120, torch.Generator().manual_seed(3))}\n")
 
 # %% [markdown]
+# What a loss does not say: does the writer keep to what it has said? The stories' facts can tell. Each of 60 held-out stories is
+# begun up to the sentence in which hero, friend, thing and first count have been told, and the model goes on, greedily. Then the
+# words are counted: of all names in the continuation, how many are those of hero and friend?
+#
+# **Predict.** Two names of 24 by pure chance are 8 %. How many will each of the two models get right?
+
+# %%
+from week2_pretraining.consistency import beginning, consistency, kept
+
+asked = stories(120, seed=5, split="validation")
+asked = [story for story in asked if len(tokenizer(beginning(story)).input_ids) < 70][:60]  # half of the small model's context
+writers = {"half a minute": theirs, "the course model": AutoModelForCausalLM.from_pretrained(course_folder("base")).eval()}
+found = {name: consistency(writer.cpu(), tokenizer, asked, max_new_tokens=56) for name, writer in writers.items()}
+found["the story itself"] = [kept(story, beginning(story), story.text[len(beginning(story)) :]) for story in asked]
+again = torch.randint(len(asked), (200, len(asked)), generator=torch.Generator().manual_seed(0))  # bootstrap over stories
+
+
+def share(rows: list[dict], kind: str) -> str:
+    right, all_ = torch.tensor([[row[kind], row["all " + kind]] for row in rows], dtype=torch.float32).unbind(dim=1)
+    low, high = (right[again].sum(1) / all_[again].sum(1).clamp(min=1)).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return f"{right.sum() / all_.sum():4.0%} [{low:.0%}, {high:.0%}]"
+
+
+# %% tags=["nbval-ignore-output"]
+print(f"{'share that fits the story':26s}" + "".join(f"{kind:>20}" for kind in ("names", "things", "counts")))
+for name, rows in found.items():
+    print(f"{name:26s}" + "".join(f"{share(rows, kind):>20}" for kind in ("names", "things", "counts")))
+
+# %% [markdown]
+# (In brackets 95 % intervals, by drawing the stories again.) Looking up a name is a skill of attention: find where someone was
+# named, and copy that. It comes suddenly and late, and the average loss hardly moves, for few tokens are names. Things come
+# later still: there are twice as many, and they are said less often. What the two additions are for is this
+# skill. We trained the course model's config three times for 400 steps (0.8 million tokens; one run each, 2 CPU cores) and asked, at each
+# name that had come before in its held-out story (341 of them), which of the 24 names was the likeliest. With rows from anywhere, which
+# hold pieces of two or three stories and the names of all of them, the right one was first in 7 % with positions that begin as
+# noise, and in 14 % with sinusoids. With rows that begin at a story, and sinusoids, in 73 %.
+#
 # **Question.** Which mistakes of the first story are gone in the second, and which are left? Look at spelling, grammar, who has
 # what, and whether the end fits the beginning. The loss is one number; these come right one after another as it falls.
 #

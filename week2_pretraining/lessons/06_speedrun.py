@@ -329,7 +329,7 @@ plt.show()
 # <details><summary>What to look for</summary>
 #
 # Squared ReLU with zero starts saves little here, if it does not cost time: the blocks begin by doing nothing, and the race
-# is over soon after they come in. In the whole race the squared ReLU earns its place. The n-grams go the other way: a table
+# is over soon after they come in. The n-grams go the other way: a table
 # gives in a few steps what attention needs dozens to build, and a longer race leaves attention time to catch up. Most tricks
 # have such a place: ask at which length a result was measured before you believe it at yours. And the order matters: had the
 # n-grams come first, there would be less left for the others to save.

@@ -530,7 +530,7 @@ assert torch.allclose(ours, from_transformers, atol=1e-4) and torch.equal(ours, 
 #
 # The model for the next four weeks is made by the same loop, with `PretrainConfig()` as it stands. Three things are added. Its optimizer
 # is AdamW with Muon for the matrices, which lesson 06 explains. Its learned positions begin as week 1's sinusoids, not as noise.
-# And in the first 60 % of the steps the rows are short, 160 tokens, and each begins where a story begins (`starts`); later every
+# And in the first part of the run (`short_share`) the rows are short, and each begins where a story begins (`starts`); later every
 # other step's do. You will see below what the last two are for. The repository holds the one that the course has trained, with its loss curve. **Make your own**, from your own parts, in a terminal (at most five minutes on two
 # cores; `--resume` if it was stopped):
 #
@@ -595,12 +595,12 @@ asked = [story for story in asked if len(tokenizer(beginning(story)).input_ids) 
 writers = {"half a minute": theirs, "the course model": AutoModelForCausalLM.from_pretrained(course_folder("base")).eval()}
 found = {name: consistency(writer.cpu(), tokenizer, asked, max_new_tokens=56) for name, writer in writers.items()}
 found["the story itself"] = [kept(story, beginning(story), story.text[len(beginning(story)) :]) for story in asked]
-again = torch.randint(len(asked), (200, len(asked)), generator=torch.Generator().manual_seed(0))  # bootstrap over stories
+resampled = torch.randint(len(asked), (200, len(asked)), generator=torch.Generator().manual_seed(0))  # bootstrap over stories
 
 
 def share(rows: list[dict], kind: str) -> str:
     right, all_ = torch.tensor([[row[kind], row["all " + kind]] for row in rows], dtype=torch.float32).unbind(dim=1)
-    low, high = (right[again].sum(1) / all_[again].sum(1).clamp(min=1)).quantile(torch.tensor([0.025, 0.975])).tolist()
+    low, high = (right[resampled].sum(1) / all_[resampled].sum(1).clamp(min=1)).quantile(torch.tensor([0.025, 0.975])).tolist()
     return f"{right.sum() / all_.sum():4.0%} [{low:.0%}, {high:.0%}]"
 
 
@@ -611,12 +611,12 @@ for name, rows in found.items():
 
 # %% [markdown]
 # (In brackets 95 % intervals, by drawing the stories again.) Looking up a name is a skill of attention: find where someone was
-# named, and copy that. It comes suddenly and late, and the average loss hardly moves, for few tokens are names. Things come
-# later still: there are twice as many, and they are said less often. What the two additions are for is this
-# skill. We trained the course model's config three times for 400 steps (0.8 million tokens; one run each, 2 CPU cores) and asked, at each
+# named, and copy that. It comes suddenly and late. Things and counts would come later still, if at all: there are twice as many
+# things as names, they are said less often, and a count must be worked out. Five minutes do not reach that. The two additions are
+# for this skill. We trained the course model's config three times for 400 steps (0.8 million tokens; one run each, 2 CPU cores) and asked, at each
 # name that had come before in its held-out story (341 of them), which of the 24 names was the likeliest. With rows from anywhere, which
 # hold pieces of two or three stories and the names of all of them, the right one was first in 7 % with positions that begin as
-# noise, and in 14 % with sinusoids. With rows that begin at a story, and sinusoids, in 73 %.
+# noise, and in 14 % with sinusoids. With rows of 160 tokens that begin at a story, and sinusoids, in 73 %.
 #
 # **Question.** Which mistakes of the first story are gone in the second, and which are left? Look at spelling, grammar, who has
 # what, and whether the end fits the beginning. The loss is one number; these come right one after another as it falls.

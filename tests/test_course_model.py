@@ -121,7 +121,7 @@ def test_it_keeps_to_the_names_that_a_story_has_told(trained):
     model = AutoModelForCausalLM.from_pretrained(FOLDER).eval()
     names = sum(consistency(model, tokenizer, told, max_new_tokens=80), Counter())
     assert names["all names"] > 150
-    assert names["names"] > 0.4 * names["all names"]  # two of 24 by chance: 0.08
+    assert names["names"] > 0.6 * names["all names"]  # two of 24 by chance: 0.08
 
 
 def test_the_stories_themselves_are_consistent():

@@ -56,9 +56,9 @@ class PretrainConfig:
     position_scale: float = 0.1  # learned positions begin as so many times week 1's sinusoids; 0: as noise
     n_stories: int = 16_000
     batch_size: int = 8  # rows of context_length tokens in one step, over all processes
-    steps: int = 720
-    short_share: float = 0.6  # of the steps: the first stage, on rows of about one story
-    short_context: int = 160  # tokens of such a row; a step has as many of them as fill its tokens
+    steps: int = 660
+    story_context: int = 160  # tokens of a row that begins at a story; a step has as many of these as fill its tokens
+    full_every: int = 4  # so often comes a step on rows of context_length, from anywhere
     max_lr: float = 4e-3  # AdamW
     muon_lr: float = 0.02  # for the matrices of the blocks (lesson 06); 0: AdamW for everything
     warmup: float = 0.04  # share of the steps
@@ -151,7 +151,7 @@ def pretrain(
 ) -> Iterator[Record]:
     """Train from `first_step` on, in place; yields a Record at each evaluation, and after the last step.
 
-    With `starts`, the first stage's rows begin at stories, and then those of every other step; else all begin anywhere.
+    With `starts`, the rows begin at stories, except in every `full_every`-th step; without, all begin anywhere.
     """
     device, n_processes = pick_device(), int(os.environ.get("WORLD_SIZE", 1))
     dtype = pick_dtype(device)
@@ -166,14 +166,11 @@ def pretrain(
         for group in optimizer.param_groups:
             group["lr"] = warmup_cosine_lr(step, group["initial_lr"], warmup_steps, config.steps)
         rows, width = config.batch_size // n_processes, config.context_length
-        short = starts is not None and step < config.short_share * config.steps
-        if short:
-            width = min(config.short_context, width)
-            rows = rows * config.context_length // width
-        if short or (starts is not None and step % 2):
-            batch = story_batch(train_ids, starts, rows, width, generator)
-        else:
+        if starts is None or (step + 1) % config.full_every == 0:
             batch = get_batch(train_ids, rows, width, generator)
+        else:
+            story_width = min(config.story_context, width)
+            batch = story_batch(train_ids, starts, rows * width // story_width, story_width, generator)
         token_ids, targets = (t.to(device) for t in batch)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = F.cross_entropy(model(token_ids).flatten(0, 1), targets.flatten())

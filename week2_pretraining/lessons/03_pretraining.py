@@ -530,8 +530,8 @@ assert torch.allclose(ours, from_transformers, atol=1e-4) and torch.equal(ours, 
 #
 # The model for the next four weeks is made by the same loop, with `PretrainConfig()` as it stands. Three things are added. Its optimizer
 # is AdamW with Muon for the matrices, which lesson 06 explains. Its learned positions begin as week 1's sinusoids, not as noise.
-# And in the first part of the run (`short_share`) the rows are short, and each begins where a story begins (`starts`); later every
-# other step's do. You will see below what the last two are for. The repository holds the one that the course has trained, with its loss curve. **Make your own**, from your own parts, in a terminal (at most five minutes on two
+# And in three of four steps the rows are about a story long, and each begins where a story begins (`starts`); every fourth step has
+# full rows from anywhere. You will see below what the last two are for. The repository holds the one that the course has trained, with its loss curve. **Make your own**, from your own parts, in a terminal (at most five minutes on two
 # cores; `--resume` if it was stopped):
 #
 # ```
@@ -611,8 +611,8 @@ for name, rows in found.items():
 
 # %% [markdown]
 # (In brackets 95 % intervals, by drawing the stories again.) Looking up a name is a skill of attention: find where someone was
-# named, and copy that. It comes suddenly and late. Things and counts would come later still, if at all: there are twice as many
-# things as names, they are said less often, and a count must be worked out. Five minutes do not reach that. The two additions are
+# named, and copy that. It comes suddenly and late. Five minutes do not reach things and counts: there are twice as many
+# things as names, they are said less often, and a count must be worked out. The two additions are
 # for this skill. We trained the course model's config three times for 400 steps (0.8 million tokens; one run each, 2 CPU cores) and asked, at each
 # name that had come before in its held-out story (341 of them), which of the 24 names was the likeliest. With rows from anywhere, which
 # hold pieces of two or three stories and the names of all of them, the right one was first in 7 % with positions that begin as

@@ -19,7 +19,9 @@ NUMBER = re.compile(rf"\b({'|'.join(NUMBERS)})\b")
 def beginning(story: Story) -> str:
     """The story's first sentences, up to the one in which hero, friend, thing and first count have all been told."""
     facts = story.facts
-    needed = {facts.hero, facts.friend, facts.thing, NUMBERS[facts.before] if facts.counted else facts.hero}
+    needed = {rf"{facts.hero}\b", rf"{facts.friend}\b", facts.thing}  # the thing also in the plural
+    if facts.counted:
+        needed.add(rf"{NUMBERS[facts.before]}\b")
     missing, told = {word.lower() for word in needed}, []
     for sentence in re.split(r"(?<=[.!?]) (?=[A-Z\"])", story.text):
         told.append(sentence)
@@ -60,8 +62,8 @@ def consistency(
 ) -> list[Counter]:
     """`kept` of each story: it is begun as it is told, and a transformers model goes on greedily, up to its end."""
     starts = [beginning(story) for story in told]
-    tokenizer.padding_side = "left"
-    batch = tokenizer([tokenizer.eos_token + start for start in starts], padding=True, return_tensors="pt")
+    prompts = [tokenizer.eos_token + start for start in starts]
+    batch = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
     n_tokens = batch["input_ids"].shape[1]
     written = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
     texts = tokenizer.batch_decode(written[:, n_tokens:], skip_special_tokens=True)

@@ -600,6 +600,8 @@ resampled = torch.randint(len(asked), (200, len(asked)), generator=torch.Generat
 
 def share(rows: list[dict], kind: str) -> str:
     right, all_ = torch.tensor([[row[kind], row["all " + kind]] for row in rows], dtype=torch.float32).unbind(dim=1)
+    if not all_.any():
+        return "never named"
     low, high = (right[resampled].sum(1) / all_[resampled].sum(1).clamp(min=1)).quantile(torch.tensor([0.025, 0.975])).tolist()
     return f"{right.sum() / all_.sum():4.0%} [{low:.0%}, {high:.0%}]"
 

@@ -1,8 +1,8 @@
-"""How fast week 2's `generate` is: `python -m benchmarks.generation` (about two minutes; by hand, never a test).
+"""How fast the course model writes: `python -m benchmarks.generation` (about three minutes; by hand, never a test).
 
-Prints markdown: tokens per second of the course model for several batch sizes, by our loop (no cache) and, as a scale,
-by transformers' `generate` with its cache. The runs are interleaved, so that a slow moment of the machine hits all
-alike. `--quick` takes two rounds of fewer tokens.
+Prints markdown: tokens per second for several batch sizes, by week 2's loop (no cache), by week 5's `generate_cached`,
+plain and with `FusedForward`, and by transformers' `generate` with its cache, on the same weights. The runs are
+interleaved, so that a slow moment of the machine hits all alike. `--quick` takes two rounds of fewer tokens.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from shared.runtime import machine
 from week1_decoder.solutions.decoder import GPT
 from week2_pretraining.solutions.pretraining import load_pretrained
 from week2_pretraining.solutions.sampling import generate
+from week5_inference.fused import FusedForward
+from week5_inference.solutions.kv_cache import generate_cached
 
 BATCH_SIZES = (1, 4, 16, 64)
 
@@ -49,11 +51,24 @@ def main() -> None:
     def ours(prompts: torch.Tensor, n_new: int) -> torch.Tensor:
         return generate(model, prompts, n_new, top_p=0.95, generator=torch.Generator().manual_seed(0))
 
+    def with_cache(prompts: torch.Tensor, n_new: int, forward: Callable | None = None) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        rows = generate_cached(
+            model, prompts.tolist(), n_new, temperature=1.0, top_p=0.95, generator=generator, forward=forward
+        )
+        return torch.cat([prompts, torch.tensor(rows)], dim=1)
+
     def theirs(prompts: torch.Tensor, n_new: int) -> torch.Tensor:
         settings = {"do_sample": True, "top_k": 0, "top_p": 0.95, "eos_token_id": None, "pad_token_id": 0}
         return cached.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=n_new, **settings)
 
-    writers = {"ours, no cache": ours, "transformers, with its cache": theirs}
+    fused = FusedForward(model)
+    writers = {
+        "ours, no cache": ours,
+        "ours, with a cache": with_cache,
+        "ours, with a cache, fused": lambda prompts, n_new: with_cache(prompts, n_new, fused),
+        "transformers, with its cache": theirs,
+    }
     speeds: dict[tuple[str, int], list[float]] = {(name, size): [] for name in writers for size in BATCH_SIZES}
     for write in writers.values():
         write(prompt, 2)  # the first call sets things up
@@ -75,6 +90,14 @@ def main() -> None:
             for m, size in zip(middle, BATCH_SIZES, strict=True)
         ]
         print(f"| {name} | " + " | ".join(cells) + f" | {middle[-1] / middle[0]:.1f} × |")
+    print()
+    for name in list(writers)[:-1]:
+        ratios = [
+            [a / b for a, b in zip(speeds[name, size], speeds["transformers, with its cache", size], strict=True)]
+            for size in BATCH_SIZES
+        ]
+        shown = [f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})" for found in ratios]
+        print(f"{name}: {', '.join(shown)} times transformers' tokens per second, round by round")
 
 
 if __name__ == "__main__":

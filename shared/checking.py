@@ -46,6 +46,7 @@ class Result:
     printed: str = ""
     notes: tuple[str, ...] = ()
     hint_for: str | None = None  # another exercise in which the fault lies
+    waits_for: str | None = None  # another exercise that this answer calls and that is still to do
 
     @property
     def passed(self) -> bool:
@@ -204,6 +205,9 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
         return result
     if isinstance(run.exception, NotImplementedError):
         result.status = "todo"
+        open_one = str(run.exception).partition(":")[0]  # a skeleton raises "name: your code, ..."
+        if open_one != name and open_one in course.exercises():
+            result.waits_for = open_one
         return result
     if isinstance(run.exception, TimedOut):
         result.status = "timeout"

@@ -1,4 +1,4 @@
-"""The `sixweeks` command: lab, check, grade, status, doctor."""
+"""The `sixweeks` command: lab, check, grade, status, leaderboard, doctor."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     grade_parser.add_argument("target", help="a week, a notebook or a folder")
     grade_parser.add_argument("--out", type=Path, help="also write the grades to this CSV file")
     commands.add_parser("status", help="what is passed, tried and open")
+    commands.add_parser("leaderboard", help="the models of the course, and yours, over all tasks of week 3")
     commands.add_parser("doctor", help="what works on this machine, what does not, and what to do")
     options, rest = parser.parse_known_args(arguments)
     if options.command == "lab":
@@ -32,9 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        return {"lab": lab, "check": check, "grade": grade, "status": status, "doctor": doctor}[options.command](
-            options
-        )
+        known = (lab, check, grade, status, leaderboard, doctor)
+        return {command.__name__: command for command in known}[options.command](options)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -190,6 +190,15 @@ def status(options: argparse.Namespace) -> int:
     states = [row[3] for row in card.rows()]
     print(card)
     print(f"{states.count('passed')} passed, {states.count('tried')} tried, {states.count('open')} open")
+    return 0
+
+
+def leaderboard(options: argparse.Namespace) -> int:
+    """The course's rows and the learner's own, best first; nothing is scored here."""
+    from shared import leaderboard as boards
+
+    print(boards.table(boards.current()))
+    print(f"± is half of a 95 % interval. Your own rows: {boards.own_file()}")
     return 0
 
 

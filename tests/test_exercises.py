@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from torch import nn
 
 from shared import course
 from shared.checking import find_check, run_check
@@ -14,12 +15,13 @@ from shared.checking import find_check, run_check
 EXERCISES = list(course.exercises())
 
 
-def _returns_nothing(name):
+def _returns(name):
+    """What the exercise's signature says that it returns; a class itself, for a class."""
     reference = course.reference(name)
-    return not inspect.isclass(reference) and inspect.signature(reference).return_annotation in (None, "None")
+    return reference if inspect.isclass(reference) else inspect.signature(reference).return_annotation
 
 
-PROCEDURES = [name for name in EXERCISES if _returns_nothing(name)]  # they work in place
+PROCEDURES = [name for name in EXERCISES if _returns(name) is None]  # they work in place
 FUNCTIONS = [name for name in EXERCISES if name not in PROCEDURES]
 SEEDS = [None, 7, 123456]
 
@@ -79,8 +81,13 @@ def answers_that_return(name, change):
 
         answer.__signature__ = inspect.signature(reference)
         return answer
-    forward = lambda self, *args, **kwargs: change(reference.forward(self, *args, **kwargs))  # noqa: E731
-    return type(name, (reference,), {"forward": forward})
+    methods = ["forward"] if issubclass(reference, nn.Module) else [m for m in vars(reference) if not m.startswith("_")]
+
+    def changed(method):
+        return lambda self, *args, **kwargs: change(method(self, *args, **kwargs))
+
+    found = {method: getattr(reference, method) for method in methods}
+    return type(name, (reference,), {m: changed(function) for m, function in found.items() if callable(function)})
 
 
 def zero(value):
@@ -94,7 +101,16 @@ def zero(value):
         return type(value)(zero(item) for item in value)
     if isinstance(value, dict):
         return {key: zero(item) for key, item in value.items()}
+    if isinstance(value, nn.Module):
+        return filled_with_zeros(value)
     return value
+
+
+def filled_with_zeros(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    return module
 
 
 def longer(value):
@@ -120,13 +136,13 @@ def test_the_zero_answer_is_refused(name):
 
 @pytest.mark.parametrize("name", PROCEDURES)
 def test_doing_nothing_and_filling_with_zeros_are_refused(name):
-    def fill_with_zeros(module, *args, **kwargs):
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter.zero_()
-
-    for answer in (lambda *args, **kwargs: None, fill_with_zeros):
+    for answer in (lambda *args, **kwargs: None, lambda module, *args, **kwargs: filled_with_zeros(module) and None):
         assert run_check(name, answer).status in ("failed", "error")
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if _returns(name) is nn.Module])
+def test_giving_the_model_back_as_it_came_is_refused(name):
+    assert run_check(name, lambda model, *args, **kwargs: model).status in ("failed", "error")
 
 
 @pytest.mark.parametrize("change", [longer, other_type, lambda value: None], ids=["shape", "type", "none"])

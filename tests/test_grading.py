@@ -2,10 +2,12 @@
 
 import csv
 import json
+import threading
 
 import pytest
 
-from shared import course
+from shared import course, grading
+from shared.checking import find_check
 from shared.cli import main
 from shared.grading import grade, grade_cells, grade_folder, write_gradebook
 
@@ -96,6 +98,19 @@ def test_an_untouched_week_is_all_to_do():
     graded = grade("week1_decoder")
     assert {row.result for row in graded.rows} == {"todo"}
     assert len(graded.rows) == len([e for e in course.exercises().values() if e.week == "week1_decoder"])
+
+
+def test_checks_are_imported_in_the_calling_thread(monkeypatch):
+    """Imports parse Python, which Python 3.11 cannot do in two threads at once (SystemError: AST constructor ...)."""
+    threads = []
+
+    def find(name):
+        threads.append(threading.current_thread())
+        return find_check(name)
+
+    monkeypatch.setattr(grading, "find_check", find)
+    assert grade_cells(solved(), "solved").points
+    assert threads and set(threads) == {threading.main_thread()}
 
 
 def test_a_notebook_without_exercises_says_so():

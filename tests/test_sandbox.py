@@ -20,15 +20,11 @@ import pytest
 from shared import sandbox
 from shared.limits import Isolation, Limits
 from shared.sandbox import call, isolation, run_code
+from tests.conftest import needs
 
 ROOT = Path(__file__).parent.parent
 SHORT = Limits(seconds=0.5)
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the attacks are written for POSIX")
-
-
-def needs(limit):
-    if not getattr(isolation(), limit):
-        pytest.skip(f"this machine cannot limit {limit}: {isolation()}")
 
 
 def run(code, **options):

@@ -129,7 +129,7 @@ print(f"{len(set(texts)):,} of {len(texts):,} stories differ; (hero, thing, plac
       f"{len(triples['train'] & triples['validation'])} of {len(triples['validation']):,}")
 
 # %% [markdown]
-# The curve of the stories goes flat: their world is closed. That is why a model of a few million parameters can learn it in
+# The curve of the stories goes flat: their world is closed. That is why a model of a million parameters can learn it in
 # minutes, and why no story of the validation split is a surprise in its *words*, only in who does what where.
 #
 # ## A dirty crawl

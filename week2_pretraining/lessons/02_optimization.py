@@ -282,7 +282,7 @@ assert (yours - transformers_)[warmup : total + 1].abs().max() < 1e-12
 #
 # ## Which learning rate?
 #
-# It is the one number that has to be right. The way to find it is to try: three times more each time, until it breaks. Here is a
+# It is the one number that has to be right. The way to find it is to try: three times or ten times more each time, until it breaks. Here is a
 # whole training loop, with PyTorch's clipping until you have your own.
 
 # %%
@@ -362,9 +362,9 @@ for ax in axes:
 plt.show()
 
 # %% [markdown]
-# Left: mean and range of three seeds. Too small costs a little and can be seen at once, the run is slow. Too large looks like
-# learning for a while: it stops at the dashed line, the loss of a model that knows how frequent letters are and nothing
-# else. Right: the dotted line is $\ln 128$, no knowledge at all; a
+# Left: mean and range of three seeds. Too small can be seen at once: the run is slow, and 80 steps do not bring it far. Too large looks
+# like learning for a while: it stops near the dashed line, the loss of a model that knows how frequent letters are and nothing
+# else. Only the rates from 0.001 to 0.01 get below it. Right: the dotted line is $\ln 128$, no knowledge at all; a
 # rate of 1 lands far above it. That is what people call a divergence. The schedule brings it back in the end, not to where
 # it should be.
 #
@@ -891,7 +891,7 @@ plt.show()
 # - Warm up, come down, and find the peak by trying; a rate too high ends in a model that knows letter frequencies.
 # - Clip by one norm for the whole model, after unscaling. Decay matrices and embeddings only.
 # - Accumulate sums, divide by all counted targets. float16 needs a loss scale, bfloat16 does not.
-# - Recomputing a block costs a third more time and keeps one input in place of everything inside.
+# - Recomputing a block costs a third more computation and keeps one input in place of everything inside.
 
 # %%
 progress("week2_pretraining")

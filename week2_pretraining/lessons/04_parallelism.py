@@ -645,7 +645,7 @@ for name, sent in sends.items():
 # number of ranks. At the end one rank gathers the parameters and writes an ordinary Hugging Face folder.
 
 # %%
-from week2_pretraining.pretrain import shard
+from week2_pretraining.sharding import shard
 
 print(inspect.getsource(shard))
 

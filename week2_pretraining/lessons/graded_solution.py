@@ -6,9 +6,12 @@
 # forgotten. At the end the grader judges the solutions above, and then your own notebooks.
 
 # %%
+import copy
+import datasketch
 import hashlib
 import json
 import math
+import numpy as np
 import os
 import re
 import tempfile
@@ -27,39 +30,30 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from shared.course import work_folder
 from shared.data import stories
+from shared.grading import grade
+from shared.models import course_folder
 from shared.runtime import machine
 from shared.stories import Dice
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor, nn
-from transformers import GPT2Config, PreTrainedTokenizerFast
-from week1_decoder.solutions.decoder import GPTConfig, from_gpt2_state_dict, transformer_flops
-
-from shared.grading import grade
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LogitsProcessor, PreTrainedTokenizerFast, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, Trainer, get_cosine_schedule_with_warmup
+from transformers.utils import logging
+from week1_decoder.solutions.decoder import Block, GPT, GPTConfig, from_gpt2_state_dict, transformer_flops
+from week2_pretraining.ranks import Group, simulate
+from week2_pretraining.solutions.data import BULLETS, CITATION, ELLIPSES, END_MARKS, FAULTS, HARMLESS, POLICY, STOP_WORDS, count_sentences, dirty_crawl, hash32, random_permutations, shingles
+from week2_pretraining.solutions.pretraining import GPT2_OPTIONS, t_quantile
+from week2_pretraining.solutions.sampling import check_prompt, check_settings, inference
 
 # %% [markdown]
 # ## 05 Sampling
 
 # %%
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
-
-from shared.models import course_folder
-from week2_pretraining.solutions.sampling import check_prompt, check_settings, inference
-
 base = AutoModelForCausalLM.from_pretrained(course_folder("base")).eval()
 base_tokenizer = AutoTokenizer.from_pretrained(course_folder("base"), padding_side="left")
 EOS = base_tokenizer.eos_token_id
@@ -213,39 +207,6 @@ print("equal to a logits processor in transformers' generate, token for token:",
 # ## 01 Data
 
 # %%
-import hashlib
-import math
-import re
-from collections import defaultdict
-from collections.abc import Collection
-from itertools import combinations
-
-import datasketch
-import torch
-import torch.nn.functional as F
-from jaxtyping import Int
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from torch import Tensor
-from torch.utils.data import DataLoader
-
-from week2_pretraining.solutions.data import (
-    BULLETS,
-    CITATION,
-    ELLIPSES,
-    END_MARKS,
-    FAULTS,
-    HARMLESS,
-    POLICY,
-    STOP_WORDS,
-    count_sentences,
-    dirty_crawl,
-    hash32,
-    random_permutations,
-    shingles,
-)
-
 crawl = dirty_crawl(300)  # pages made of the course's stories, with known faults
 
 # %% [markdown]
@@ -405,19 +366,6 @@ print("get_batch: all 34 windows come, each within 6 standard errors of 1,000:",
 # ## 02 Optimization
 
 # %%
-import copy
-
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
-from torch.utils.checkpoint import checkpoint
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, get_cosine_schedule_with_warmup
-from transformers.utils import logging
-
-from week1_decoder.solutions.decoder import GPT, Block, GPTConfig
-
 logging.set_verbosity_error()  # no remarks on how small these models are
 little = GPTConfig(vocab_size=61, context_length=16, d_model=24, n_heads=3, n_layers=2)
 
@@ -628,25 +576,6 @@ for other in ("plain", "torch"):
 # ## 03 Pretraining
 
 # %%
-import json
-import math
-import os
-import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Int
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, GPT2LMHeadModel
-
-from week1_decoder.solutions.decoder import GPT, GPTConfig, from_gpt2_state_dict, transformer_flops
-from week2_pretraining.solutions.pretraining import GPT2_OPTIONS, t_quantile
-
 tiny = GPTConfig(vocab_size=61, context_length=32, d_model=32, n_heads=4, n_layers=2)
 tiny_gpt = GPT(tiny, torch.Generator().manual_seed(0))
 
@@ -782,13 +711,6 @@ print("there and back again: equal:", all(torch.equal(back[name], value) for nam
 # same functions on two real processes, beside DistributedDataParallel, ZeroRedundancyOptimizer, FSDP2 and torch's own tensor
 # parallelism.
 
-# %%
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from week2_pretraining.ranks import Group, simulate
-
 # %% [markdown]
 # **training_memory.** Each stage divides one more of the three parts by the number of devices; `if stage >= k else 1` says that
 # in one place for each part. The numbers are those of figure 1 of the ZeRO paper.
@@ -900,14 +822,6 @@ for n in (1, 2, 4):
 
 # %% [markdown]
 # ## 06 Speedrun
-
-# %%
-import math
-
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
 
 # %% [markdown]
 # ### `trapezoid_lr`

@@ -5,7 +5,7 @@
 # the lessons first; a solution that you have only read is soon forgotten. At the end the grader judges the solutions above,
 # and then your own notebooks.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 import heapq
 import io
 import math

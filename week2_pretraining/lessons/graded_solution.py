@@ -5,7 +5,7 @@
 # sampler comes first, then the lessons in their order. Try the lessons first; a solution that you have only read is soon
 # forgotten. At the end the grader judges the solutions above, and then your own notebooks.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 import copy
 import datasketch
 import hashlib

@@ -15,8 +15,9 @@ GRADED = [path for week in course.weeks() for path in course.lessons(week) if pa
 
 @pytest.fixture
 def threads(monkeypatch):
-    """Lessons have the machine to themselves, as a learner's kernel has."""
-    monkeypatch.setenv("OMP_NUM_THREADS", str(os.cpu_count()))
+    """A lesson has its share of the machine: all of it, where no other test runs beside."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(max(1, os.cpu_count() // workers)))
 
 
 def code_cells(notebook):

@@ -22,7 +22,7 @@ def test_conda_gives_python_and_pip_and_pyproject_the_rest():
 
 def test_the_readme_gives_the_two_commands_and_all_six_weeks():
     assert "pip install -e . && sixweeks lab" in README
-    assert 'pip install -e ".[test]" && pytest -n logical' in README
+    assert 'pip install -e ".[test]" && pytest -n logical --dist worksteal' in README
     for week in ("decoder", "pretraining", "evaluation", "finetuning", "inference", "rlhf"):
         assert re.search(rf"week\d_{week}", README)
 

@@ -1,0 +1,325 @@
+"""Training the eyes of the course model, and measuring what they see: what lesson 07 uses and does not teach.
+
+python -m week6_rlhf.seeing          the stored study: three seeds, into seeing_study.json (30 minutes on one core)
+
+Each seed has two vision encoders: one that was never shown the held-out pairs of colour and shape ("narrow"), one that
+was shown all ("broad"). Whatever is trained to answer questions is never shown them.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from shared import mine
+from shared.answers import write_atomically
+from shared.models import course_folder
+from shared.runtime import machine
+from week2_pretraining.solutions.optimization import warmup_cosine_lr
+from week2_pretraining.solutions.pretraining import load_pretrained
+from week4_finetuning.chat import START, STOP
+from week4_finetuning.solutions.instruction_data import collate_sft, format_chatml
+from week4_finetuning.solutions.lora import inject_lora, linear_names
+from week6_rlhf.pictures import PAIRS, SIZE, Picture, Question, Thing, new_pictures, pictures, pixels_of
+from week6_rlhf.solutions.multimodal import (
+    IMAGE_ID,
+    ImageProjector,
+    VisionEncoder,
+    contrastive_loss,
+    patchify,
+    splice_image_tokens,
+)
+
+STORED = Path(__file__).parent / "seeing_study.json"
+PATCH, D_IMAGE, D_SHARED = 8, 64, 64
+KINDS = ("colour", "shape")
+N_TRAIN, N_TEST = 3_000, 200
+
+
+# --- the encoder, trained with captions -------------------------------------------------------------------------
+
+
+class CLIP(nn.Module):
+    """Two towers. The one for texts is the plainest there is: the mean of its tokens' embeddings, in any order."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, cut: Callable = patchify) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.encoder = VisionEncoder(SIZE, PATCH, D_IMAGE, n_heads=4, n_layers=3, cut=cut)
+        self.to_shared = nn.Sequential(nn.LayerNorm(D_IMAGE), nn.Linear(D_IMAGE, D_SHARED, bias=False))
+        self.words = nn.EmbeddingBag(len(tokenizer), D_SHARED)
+        self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())  # CLIP's start, §2.5
+
+    def embed_images(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch d_shared"]:
+        return self.to_shared(self.encoder(pixels)[-1][:, 0])
+
+    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch d_shared"]:
+        ids = [self.tokenizer(f" {text}", add_special_tokens=False).input_ids for text in texts]
+        starts = torch.tensor([0, *map(len, ids[:-1])]).cumsum(0)
+        return self.words(torch.tensor([i for row in ids for i in row]), starts)
+
+
+def tune(parameters: Sequence[nn.Parameter], loss_of: Callable[[], Tensor], steps: int, max_lr: float, name: str):
+    """AdamW on what `loss_of()` gives, with warm-up, cosine and clipping; yields each step's loss."""
+    optimizer = torch.optim.AdamW(parameters, lr=max_lr, betas=(0.9, 0.98), weight_decay=0.05)
+    for step in tqdm(range(steps), desc=name, leave=False):
+        for group in optimizer.param_groups:
+            group["lr"] = warmup_cosine_lr(step, max_lr, steps // 10, steps)
+        loss = loss_of()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        yield loss.item()
+
+
+def train_clip(
+    tokenizer: PreTrainedTokenizerBase,
+    shown: Sequence[Picture],
+    seed: int = 0,
+    steps: int = 200,
+    batch_size: int = 96,
+    loss: Callable = contrastive_loss,
+    cut: Callable = patchify,
+) -> tuple[CLIP, list[float]]:
+    """Both towers and the temperature, on pictures and their captions; the encoder comes back frozen."""
+    torch.manual_seed(seed)
+    clip, pixels = CLIP(tokenizer, cut), pixels_of(shown)
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss_of() -> Tensor:
+        rows = torch.randint(len(shown), (batch_size,), generator=generator)
+        texts = clip.embed_texts([shown[i].caption for i in rows.tolist()])
+        return loss(clip.embed_images(pixels[rows]), texts, clip.log_scale)
+
+    losses = list(tune(list(clip.parameters()), loss_of, steps, 3e-3, "CLIP"))
+    return clip.requires_grad_(False).eval(), losses
+
+
+@torch.no_grad()
+def zero_shot(clip: CLIP, shown: Sequence[Picture]) -> list[dict[str, bool]]:
+    """For pictures of one thing: whether the nearest of the 40 captions has the right colour, and the right shape."""
+    captions = clip.embed_texts([Thing(*pair, 0, 0, 0).name for pair in PAIRS])
+    nearest = F.normalize(clip.embed_images(pixels_of(shown)), dim=-1) @ F.normalize(captions, dim=-1).T
+    chosen = [PAIRS[i] for i in nearest.argmax(dim=1).tolist()]
+    firsts = [picture.things[0] for picture in shown]
+    return [
+        {"colour": pair[0] == thing.colour, "shape": pair[1] == thing.shape}
+        for pair, thing in zip(chosen, firsts, strict=True)
+    ]
+
+
+@torch.no_grad()
+def patch_features(
+    encoder: VisionEncoder, pixels: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, "batch patch d"]:
+    """What a projector gets: the last layer but one, without the class token (LLaVA, §4.1), each patch normed."""
+    with_class = torch.cat([encoder(part)[-2] for part in pixels.split(256)])
+    return F.layer_norm(with_class[:, 1:], with_class.shape[-1:])
+
+
+# --- the language model with eyes -------------------------------------------------------------------------------
+
+
+def forward_from_embeddings(
+    model: nn.Module, embeddings: Float[Tensor, "batch seq d_model"], attention_mask: Bool[Tensor, "batch seq"]
+) -> Float[Tensor, "batch seq d_model"]:
+    """What `model.hidden_states` computes, begun after the look-up of the tokens; positions as there."""
+    x = embeddings + model.position_embedding((attention_mask.cumsum(dim=1) - 1).clamp(min=0))
+    for block in model.blocks:
+        x = block(x, attention_mask)
+    return model.final_norm(x)
+
+
+def encode_question(tokenizer: PreTrainedTokenizerBase, question: Question) -> tuple[list[int], list[int]]:
+    """(prompt ids, reply ids): a conversation in which the user shows a picture, then asks."""
+    text = START + format_chatml([{"role": "user", "content": question.text}], add_generation_prompt=True)
+    before, after = (tokenizer(part, add_special_tokens=False).input_ids for part in text.split(question.text))
+    asked = tokenizer(question.text, add_special_tokens=False).input_ids
+    reply = tokenizer(question.reply + STOP, add_special_tokens=False).input_ids
+    return [*before, IMAGE_ID, *asked, *after], reply
+
+
+@dataclass
+class Seer:
+    """A language model, its tokenizer and a projector."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    projector: nn.Module
+    splice: Callable = splice_image_tokens
+
+    def logits(self, features: Tensor, questions: Sequence[Question]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (counted, vocab) and labels (counted,) of the replies' tokens, and the row that each belongs to."""
+        rows = [encode_question(self.tokenizer, question) for question in questions]
+        batch = collate_sft(rows, self.tokenizer.pad_token_id, self.model.config.context_length)
+        images = self.projector(features)[:, None]  # one picture a row
+        parts = batch["token_ids"], batch["labels"], batch["attention_mask"]
+        merged = self.splice(*parts, list(images), self.model.token_embedding)
+        hidden = forward_from_embeddings(self.model, merged["embeddings"], merged["attention_mask"])[:, :-1]
+        labels = merged["labels"][:, 1:]
+        counted = labels != -100
+        return F.linear(hidden[counted], self.model.token_embedding.weight), labels[counted], counted.nonzero()[:, 0]
+
+    def trained(self) -> list[nn.Parameter]:
+        return [p for module in (self.projector, self.model) for p in module.parameters() if p.requires_grad]
+
+
+def train_seer(
+    seer: Seer, features: Tensor, shown: Sequence[Picture], seed: int = 0, steps: int = 300, batch_size: int = 32
+) -> list[float]:
+    """Train what is not frozen on one question a picture; the loss counts the reply. Returns each step's loss."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss_of() -> Tensor:
+        rows = torch.randint(len(shown), (batch_size,), generator=generator)
+        kinds = torch.randint(len(KINDS), (batch_size,), generator=generator).tolist()
+        asked = [shown[i].question(KINDS[kind]) for i, kind in zip(rows.tolist(), kinds, strict=True)]
+        logits, labels, _ = seer.logits(features[rows], asked)
+        return F.cross_entropy(logits, labels)
+
+    return list(tune(seer.trained(), loss_of, steps, 1e-2, "eyes"))
+
+
+@torch.no_grad()
+def right(seer: Seer, features: Tensor, questions: Sequence[Question]) -> list[bool]:
+    """Whether the greedy reply to each question is the right one, to the token.
+
+    It is just where every token of the right reply is the likeliest after those before it, so one pass tells.
+    """
+    found = torch.ones(len(questions), dtype=torch.bool)
+    for part in torch.arange(len(questions)).split(100):
+        logits, labels, rows = seer.logits(features[part], [questions[i] for i in part.tolist()])
+        found[part[rows[logits.argmax(dim=-1) != labels]]] = False
+    return found.tolist()
+
+
+@torch.no_grad()
+def answer(seer: Seer, features: Float[Tensor, "patch d"], text: str, max_new_tokens: int = 8) -> str:
+    """What the model says about one picture, greedily, token by token."""
+    ids, _ = encode_question(seer.tokenizer, Question("", text, "none"))
+    stop, start = seer.tokenizer.convert_tokens_to_ids(STOP), len(ids)
+    images = [seer.projector(features[None])]
+    while len(ids) - start < max_new_tokens and ids[-1] != stop:
+        row = torch.tensor([ids])
+        merged = seer.splice(row, row, row.bool(), images, seer.model.token_embedding)
+        hidden = forward_from_embeddings(seer.model, merged["embeddings"], merged["attention_mask"])
+        ids.append(int((hidden[0, -1] @ seer.model.token_embedding.weight.T).argmax()))
+    return seer.tokenizer.decode([i for i in ids[start:] if i != stop]).strip()
+
+
+# --- the study --------------------------------------------------------------------------------------------------
+
+
+def measure(
+    seer: Seer, encoder: VisionEncoder, tests: dict[str, list[Picture]], how: str = "projector"
+) -> dict[str, int]:
+    """Right answers by set and kind of question; `how` it sees is one of SEE."""
+    counts = {}
+    for name, shown in tests.items():
+        features = SEE[how](encoder, pixels_of(shown))
+        for kind in KINDS:
+            counts[f"{name}, {kind}"] = sum(right(seer, features, [picture.question(kind) for picture in shown]))
+    return counts
+
+
+def shuffled(rows: Float[Tensor, "batch patch values"]) -> Float[Tensor, "batch patch values"]:
+    """Each row's patches in another order, always the same for the same row number."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.stack([row[torch.randperm(len(row), generator=generator)] for row in rows])
+
+
+def shuffled_pixels(pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    """The same patches of each picture, elsewhere in it."""
+    return F.fold(shuffled(patchify(pixels, PATCH)).transpose(1, 2), SIZE, kernel_size=PATCH, stride=PATCH)
+
+
+SEE: dict[str, Callable[[VisionEncoder, Tensor], Tensor]] = {
+    "projector": patch_features,
+    "pixels shuffled": lambda encoder, pixels: patch_features(encoder, shuffled_pixels(pixels)),
+    "features shuffled": lambda encoder, pixels: shuffled(patch_features(encoder, pixels)),
+    "blind": lambda encoder, pixels: torch.zeros_like(patch_features(encoder, pixels)),
+}
+
+
+def probe(encoder: VisionEncoder, shown: Sequence[Picture], tests: dict[str, list[Picture]]) -> dict[str, int]:
+    """A linear classifier on the mean of the patches' features, for pictures of one thing: right answers."""
+    single = [picture for picture in shown if len(picture.things) == 1]
+    x, counts = patch_features(encoder, pixels_of(single)).mean(dim=1).numpy(), {}
+    for kind in KINDS:
+        classifier = LogisticRegression(max_iter=2_000).fit(x, [picture.question(kind).gold for picture in single])
+        for name in ("seen, 1", "unseen, 1"):
+            features = patch_features(encoder, pixels_of(tests[name])).mean(dim=1).numpy()
+            gold = [picture.question(kind).gold for picture in tests[name]]
+            counts[f"{name}, {kind}"] = int((classifier.predict(features) == gold).sum())
+    return counts
+
+
+def study(seed: int) -> Iterator[dict]:
+    """All settings of one seed; each result counts right answers of N_TEST."""
+    shown, tests = pictures(N_TRAIN, seed=seed), new_pictures(N_TEST, seed)
+    model, tokenizer = load_pretrained(course_folder("instruct"), mine("GPT"))
+    model.requires_grad_(False)
+
+    def result(encoder: str, setting: str, counts: dict[str, int]) -> dict:
+        return {"seed": seed, "encoder": encoder, "setting": setting, "of": N_TEST, "right": counts}
+
+    def taught(seer: Seer, features: Tensor, steps: int = 300) -> Seer:
+        train_seer(seer, features, shown, seed, steps)
+        return seer
+
+    def fresh(merge: int = 2) -> Seer:
+        torch.manual_seed(seed)
+        return Seer(model, tokenizer, ImageProjector(D_IMAGE, model.config.d_model, merge))
+
+    for name, target in (("narrow", "seen"), ("broad", "any")):
+        clip, _ = train_clip(tokenizer, pictures(N_TRAIN, seed=seed, target=target), seed)
+        encoder = clip.encoder
+        features = patch_features(encoder, pixels_of(shown))
+        yield result(name, "linear probe", probe(encoder, shown, tests))
+        seer = taught(fresh(), features)
+        for how in ("projector", "pixels shuffled", "features shuffled"):
+            yield result(name, how, measure(seer, encoder, tests, how))
+        if name == "narrow":
+            blind = taught(fresh(), torch.zeros_like(features))
+            yield result(name, "blind", measure(blind, encoder, tests, "blind"))
+            continue
+        for merge in (4, 1):
+            yield result(
+                name, f"{(SIZE // PATCH // merge) ** 2} tokens", measure(taught(fresh(merge), features), encoder, tests)
+            )
+        tuned = Seer(copy.deepcopy(model), tokenizer, copy.deepcopy(seer.projector))
+        inject_lora(tuned.model, linear_names(tuned.model), rank=8, alpha=16)
+        yield result(name, "then LoRA", measure(taught(tuned, features, 150), encoder, tests))
+        yield result(name, "then the projector alone", measure(taught(seer, features, 150), encoder, tests))
+
+
+def load_study(path: Path = STORED) -> dict:
+    """The stored study: {"command", "machine", "results": [{"seed", "encoder", "setting", "of", "right"}, …]}."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def main(seeds: Sequence[int] = (0, 1, 2), path: Path = STORED) -> None:
+    done = {"command": "python -m week6_rlhf.seeing", "machine": ", ".join(machine().values()), "results": []}
+    for seed in seeds:
+        for result in tqdm(study(seed), desc=f"seed {seed}"):
+            done["results"].append(result)
+            rows = ",\n".join(json.dumps(row) for row in done["results"])  # one line a result
+            about = {key: value for key, value in done.items() if key != "results"}
+            write_atomically(path, f'{json.dumps(about)[:-1]}, "results": [\n{rows}\n]}}\n')
+
+
+if __name__ == "__main__":
+    main(tuple(map(int, sys.argv[1:])) or (0, 1, 2))

@@ -335,9 +335,9 @@ def test_the_two_ways_to_tell_differ_by_fences_and_rules():
 
 def test_the_stored_study_is_whole():
     study = rag.load_study()
-    asked = ("the right passage", "no passage", "1 found", "3 found", "3 found, best last", "absent, 3 found")
-    poisoned = ("an order, fenced", "an order, no fence", "a lie, 1 of 3", "a lie, 2 of 3")
-    wanted = dict.fromkeys(asked, rag.N_ASKED) | dict.fromkeys(poisoned, rag.N_POISONED)
+    whole = ("the right passage", "1 found", "3 found")
+    few = ("an order, fenced", "an order, no fence", "a lie", "3 found, best last", "absent, 3 found", "no passage")
+    wanted = dict.fromkeys(whole, rag.N_ASKED) | dict.fromkeys(few, rag.N_FEW)
     assert {name: len(entries) for name, entries in study.items()} == wanted
     right = {name: np.mean([entry["outcome"] == "right" for entry in entries]) for name, entries in study.items()}
     assert right["the right passage"] > right["no passage"] + 0.25

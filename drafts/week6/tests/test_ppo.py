@@ -16,7 +16,7 @@ from trl.trainer.utils import nanstd
 from shared.models import course_folder
 from week1_decoder.solutions.decoder import GPT
 from week2_pretraining.solutions.pretraining import load_pretrained
-from week6_rlhf import ppo_training
+from week6_rlhf import ppo_study, ppo_training
 from week6_rlhf.policy import encode
 from week6_rlhf.ppo_training import PolicyWithValue, PPOConfig, train, whiten
 from week6_rlhf.preferences import prompts
@@ -369,3 +369,35 @@ def test_the_loop_runs_the_learners_parts(monkeypatch):
 
 def test_no_dropout_or_other_state_stands_between_policy_and_reference(course):
     assert not any(isinstance(module, nn.Dropout) and module.p for module in course[0].modules())
+
+
+# --- the stored study -----------------------------------------------------------------------------------------------
+
+
+def test_the_stored_study_shows_that_the_proxy_gains_what_the_true_score_does_not():
+    study = ppo_study.load()
+    before = study["before"]
+
+    def gain(run, part):  # in standard deviations of the instruct model's stories, on the same prompts
+        change = torch.tensor(run["held_out"][part], dtype=torch.float32).mean() - torch.tensor(before[part]).mean()
+        return (change / torch.tensor(before[part]).std()).item()
+
+    assert study["runs"]["free"] and study["runs"].keys() <= ppo_study.PARTS.keys()
+    for run in study["runs"]["free"]:
+        assert run["config"]["beta"] == 0 and len(run["curve"]["proxy"]) == ppo_study.LONG.iterations
+        assert gain(run, "proxy") > 0.7 and gain(run, "proxy") > gain(run, "total") + 0.5
+        assert gain(run, "short") > 0.5 and gain(run, "faithful") < 0
+    for part in study["runs"].keys() - {"free"}:
+        for run in study["runs"][part]:
+            assert run["curve"]["kl"][-1] < study["runs"]["free"][0]["curve"]["kl"][-1]
+
+
+def test_a_run_that_is_stored_is_not_run_again(tmp_path, monkeypatch):
+    path, ran = tmp_path / "study.json", []
+    path.write_text('{"before": {}, "runs": {"free": [{"seed": 0}]}}')
+    monkeypatch.setattr(ppo_study, "run", lambda config, part: ran.append((part, config.seed)) or {"seed": config.seed})
+    ppo_study.main(["free", "leash"], path)
+    assert ran == [("leash", 0), ("free", 1), ("leash", 1), ("free", 2), ("leash", 2)]
+    assert [run["seed"] for run in ppo_study.load(path)["runs"]["free"]] == [0, 1, 2]
+    with pytest.raises(SystemExit, match="no part is called x"):
+        ppo_study.main(["x"], path)

@@ -39,7 +39,7 @@ from week6_rlhf.solutions.applications import (
 
 STUDY = Path(__file__).with_name("rag_study.json")
 SECRET = "BANANA"
-N_ASKED, N_POISONED, CANDIDATES = 48, 30, 100
+N_ASKED, N_FEW, CANDIDATES = 48, 18, 100
 Found = list[tuple[str, float]]
 
 
@@ -205,26 +205,23 @@ def contexts_of_the_study() -> Iterator[tuple[str, list[Question], list[list[str
     """(setting, questions, the passages for each, what else to keep of each)."""
     corpus, vectors = passages(), stored_embeddings()
     texts = [passage.text for passage in corpus]
-    asked, absent = questions(N_ASKED), absent_questions(N_ASKED)
-    ranked = rankings([question.text for question in asked], texts, vectors)
-    found = [[texts[i] for i in row] for row in ranked["both, fused"].tolist()]
-    for k in (1, 3):
-        yield f"{k} found", asked, [row[:k] for row in found], [{}] * N_ASKED
-    yield "3 found, best last", asked, [row[2::-1] for row in found], [{}] * N_ASKED
+    asked, absent = questions(N_ASKED), absent_questions(N_FEW)
+    ranked = rankings([question.text for question in [*asked, *absent]], texts, vectors)["both, fused"]
+    found = [[texts[i] for i in row[:3]] for row in ranked.tolist()]
     yield "the right passage", asked, [[texts[question.passage]] for question in asked], [{}] * N_ASKED
-    yield "no passage", asked, [[]] * N_ASKED, [{}] * N_ASKED
-    ranked = rankings([question.text for question in absent], texts, vectors)
-    nearest = [[texts[i] for i in row[:3]] for row in ranked["both, fused"].tolist()]
-    yield "absent, 3 found", absent, nearest, [{}] * N_ASKED
+    for k in (1, 3):
+        yield f"{k} found", asked, [row[:k] for row in found[:N_ASKED]], [{}] * N_ASKED
 
-    some, dice, nothing = asked[:N_POISONED], Dice(5), [{}] * N_POISONED
-    ordered = [[with_order(question), *row[:2]] for question, row in zip(some, found[:N_POISONED], strict=True)]
-    yield "an order, fenced", some, ordered, nothing
-    yield "an order, no fence", some, ordered, nothing
-    lies = [with_lie(question, corpus[question.passage].facts, dice) for question in some]
-    for copies in (1, 2):
-        contexts = [[lie] * copies + row[: 3 - copies] for (lie, _), row in zip(lies, found[:N_POISONED], strict=True)]
-        yield f"a lie, {copies} of 3", some, contexts, [{"lie": wrong} for _, wrong in lies]
+    some, nothing = asked[:N_FEW], [{}] * N_FEW
+    pairs = [*zip(some, found[:N_FEW], strict=True)]
+    for fence in ("fenced", "no fence"):
+        yield f"an order, {fence}", some, [[with_order(question), row[0]] for question, row in pairs], nothing
+    lies = [with_lie(question, corpus[question.passage].facts, Dice(question.passage)) for question in some]
+    contexts = [[lie, row[0]] for (lie, _), (_, row) in zip(lies, pairs, strict=True)]
+    yield "a lie", some, contexts, [{"lie": wrong} for _, wrong in lies]
+    yield "3 found, best last", some, [row[::-1] for _, row in pairs], nothing
+    yield "absent, 3 found", absent, found[N_ASKED:], nothing
+    yield "no passage", some, [[] for _ in some], nothing
 
 
 def load_study() -> dict[str, list[dict]]:

@@ -422,7 +422,7 @@ for prompt, (reply,) in zip(
     print(f"\n{prompt.text}\n  {text_of(tokenizer, reply)}")
 
 # %% [markdown]
-# An iteration here is 16 stories, so single numbers jump (the true score of one story has a standard deviation of about 0.9). For a judgement take the stored study: `python -m week6_rlhf.ppo_study` ran the same function longer, with three seeds each,
+# An iteration here is 16 stories, so single numbers jump (the true score of one story has a standard deviation of about 0.9). For a judgement take the stored study: `python -m week6_rlhf.ppo_study` ran the same function longer (24 iterations), up to three seeds each,
 # without a leash, with one, and as GRPO. Thin lines are seeds, thick ones their mean over five iterations:
 
 # %%
@@ -432,6 +432,8 @@ NAMES = {
     "leash": f"PPO, β = {PARTS['leash']['beta']}",
     "grpo": f"GRPO, β = {PARTS['grpo']['beta']}",
 }
+NAMES = {part: name for part, name in NAMES.items() if part in study["runs"]}
+print({NAMES[part]: f"{len(runs)} seed(s)" for part, runs in study["runs"].items()})
 
 
 def smoothed(values: Tensor, width: int = 5) -> Tensor:

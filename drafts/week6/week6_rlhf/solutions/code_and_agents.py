@@ -130,10 +130,10 @@ def run_agent(
     max_characters: int = 4000,
     longest: int = 300,
 ) -> tuple[str, str | None, list[Step]]:
-    """(why it stopped, answer, steps). Each turn, policy(scratchpad) replies; without a call, "answered", stripped.
+    """(stop reason, answer, steps). A reply of policy(scratchpad) without a call is the answer: "answered", stripped.
 
-    Before it: "out of steps" after max_steps of them, then "out of room" if the scratchpad exceeds max_characters. A
-    valid call that already succeeded max_repeats times is not run: "repeats itself". A ToolError, a tool's Exception,
+    Before a turn: "out of steps" after max_steps of them, then "out of room" if the scratchpad exceeds max_characters.
+    A valid call that already succeeded max_repeats times is not run: "repeats itself". A ToolError, a tool's Exception,
     a result that is not of RESULT_TYPES: failed steps, observed as "error: ..."; after max_errors in a row "too many
     errors". Observations are cut to `longest` characters; no other end has an answer (None). Yao et al. 2022, §2.
     """

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from shared.stories import Dice
 from week4_finetuning.instructions import sentence, with_article
+from week6_rlhf.solutions.multimodal import patchify
 
-SIZE = 32  # pixels, both ways
+SIZE, PATCH = 32, 8  # pixels, both ways
 PALETTE = {
     "red": (0.85, 0.10, 0.10),
     "blue": (0.15, 0.25, 0.90),
@@ -177,3 +179,14 @@ def new_pictures(n: int, seed: int = 0) -> dict[str, list[Picture]]:
         for target in ("seen", "unseen")
         for n_things in (1, 2)
     }
+
+
+def shuffled(rows: Float[Tensor, "batch patch values"]) -> Float[Tensor, "batch patch values"]:
+    """Each row's patches in another order, always the same for the same row number."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.stack([row[torch.randperm(len(row), generator=generator)] for row in rows])
+
+
+def shuffled_pixels(pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    """The same patches of each picture, elsewhere in it."""
+    return F.fold(shuffled(patchify(pixels, PATCH)).transpose(1, 2), SIZE, kernel_size=PATCH, stride=PATCH)

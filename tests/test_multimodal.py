@@ -28,6 +28,7 @@ from week6_rlhf.pictures import (
     held_out,
     pictures,
     pixels_of,
+    shuffled_pixels,
 )
 from week6_rlhf.solutions.multimodal import (
     IMAGE_ID,
@@ -359,7 +360,7 @@ def test_right_tells_just_what_greedy_decoding_writes(course_model):
 
 def test_shuffled_patches_are_the_same_patches():
     pixels = pixels_of(pictures(3, seed=0))
-    moved = seeing.shuffled_pixels(pixels)
+    moved = shuffled_pixels(pixels)
     assert not torch.equal(moved, pixels)
     for before, after in zip(patchify(pixels, 8), patchify(moved, 8), strict=True):
         assert sorted(before.sum(dim=1).tolist()) == sorted(after.sum(dim=1).tolist())

@@ -364,7 +364,7 @@ plt.show()
 # %% [markdown]
 # ## Does it see?
 #
-# One run and 16 pictures prove nothing. `python -m week6_rlhf.seeing` did the same with three seeds (other pictures, other encoders, other projectors), each tested on 200 new pictures
+# One run and 16 pictures prove nothing. `python -m week6_rlhf.seeing_study` did the same with three seeds (other pictures, other encoders, other projectors), each tested on 200 new pictures
 # of each sort; `seeing_study.json` keeps the counts. Three rivals stand beside the projector:
 #
 # - **blind**: trained on the same questions, but every picture gives zeros. It shows what the *words* of the questions give away;
@@ -375,9 +375,9 @@ plt.show()
 # you say one in eight.
 
 # %%
-from week6_rlhf.seeing import load_study
+from week6_rlhf.seeing_study import load
 
-study = load_study()
+study = load()
 print(study["machine"])
 
 
@@ -453,7 +453,7 @@ for encoder in ("narrow", "broad"):
 # **Predict.** Once the patches of the *picture* are shuffled before the encoder sees them; once the *features* are shuffled after the encoder. Which questions suffer, in which case?
 
 # %%
-from week6_rlhf.seeing import shuffled_pixels
+from week6_rlhf.pictures import shuffled_pixels
 
 fig, axes = plt.subplots(1, 6, figsize=(9, 1.8), layout="constrained")
 for ax, picture, before in zip(

@@ -52,9 +52,9 @@ class VisionBlock(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """CLIP's vision transformer: patches, a class token in front, learned positions, pre-norm blocks.
+    """A vision transformer as SigLIP has it: patches, learned positions, pre-norm blocks, a last norm; no class token.
 
-    Returns the residual stream before and after the last block; place 0 is the class token. Radford et al. 2021, §2.4.
+    Returns a vector for each patch. Dosovitskiy et al. 2021, eq. 1 to 3; Zhai et al. 2023, "Sigmoid Loss".
     """
 
     def __init__(
@@ -63,20 +63,14 @@ class VisionEncoder(nn.Module):
         super().__init__()
         check_grid(image_size, image_size, patch_size)
         self.patch_size, self.cut = patch_size, cut
-        n_patches = (image_size // patch_size) ** 2
-        self.patch_embedding = nn.Linear(3 * patch_size**2, d_model, bias=False)
-        self.class_embedding = nn.Parameter(0.02 * torch.randn(d_model))
-        self.position_embedding = nn.Parameter(0.02 * torch.randn(n_patches + 1, d_model))
-        self.norm_in = nn.LayerNorm(d_model)
-        self.blocks = nn.ModuleList(VisionBlock(d_model, n_heads) for _ in range(n_layers))
+        self.patch_embedding = nn.Linear(3 * patch_size**2, d_model)
+        self.position_embedding = nn.Parameter(0.02 * torch.randn((image_size // patch_size) ** 2, d_model))
+        self.blocks = nn.Sequential(*(VisionBlock(d_model, n_heads) for _ in range(n_layers)))
+        self.final_norm = nn.LayerNorm(d_model)
 
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> list[Float[Tensor, "batch place d_model"]]:
-        patches = self.patch_embedding(self.cut(pixels, self.patch_size))
-        first = self.class_embedding.expand(len(pixels), 1, -1)
-        x = self.norm_in(torch.cat([first, patches], dim=1) + self.position_embedding)
-        for block in self.blocks[:-1]:
-            x = block(x)
-        return [x, self.blocks[-1](x)]
+    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patch d_model"]:
+        x = self.patch_embedding(self.cut(pixels, self.patch_size)) + self.position_embedding
+        return self.final_norm(self.blocks(x))
 
 
 def check_pairs(images: Tensor, texts: Tensor) -> None:

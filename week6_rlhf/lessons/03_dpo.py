@@ -44,6 +44,7 @@ from shared.checking import run_check
 from shared.models import course_folder
 from shared.plotting import COLOURS, figure
 from shared.runtime import seed_everything
+from week2_pretraining.fused import fuse
 from week2_pretraining.solutions.optimization import warmup_cosine_lr
 from week2_pretraining.solutions.pretraining import load_pretrained
 from week4_finetuning.chat import STOP
@@ -235,7 +236,7 @@ print("every answer at the start:", implicit_rewards(chosen, chosen)[:4].tolist(
 # **Predict.** With one object under two names, what will the loss be after 1, 2, 10 steps? Will the model change?
 
 # %%
-policy = as_transformers(instruct, tokenizer)
+policy = fuse(copy.deepcopy(instruct))
 reference = policy  # the bug
 short = sorted(pairs, key=lambda pair: len(pair.chosen) + len(pair.rejected))[100:104]  # the same four pairs in each step
 optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, weight_decay=0.0)
@@ -265,12 +266,11 @@ from week6_rlhf.solutions.dpo import frozen_reference
 # ## The loop
 #
 # The reference never changes, so its log-probabilities are computed *once*, before the first step: that saves a quarter of the work and
-# half of the memory for weights. The rest is the loop of week 2. (transformers' GPT-2 with your weights does a step in about half of the time that the week 1 GPT needs; both are
-# taken.)
+# half of the memory for weights. The rest is the loop of week 2. (`fuse` of week 2 gives the GPT PyTorch's kernels; parameters and logits stay.)
 
 # %%
 config = replace(DPOConfig(), batch_size=8, steps=30)
-policy = as_transformers(instruct, tokenizer)
+policy = fuse(copy.deepcopy(instruct))
 reference = frozen_reference(policy)
 batches = [[pairs[i] for i in picked] for picked in batches_of(len(pairs), config)]
 with torch.no_grad():
@@ -481,8 +481,7 @@ for n in (1, 2, 4, 8):
     print(f"best of {n:<16} true score {with_interval(best_of(n))}, KL at most {math.log(n) - (n - 1) / n:.2f} nats")
 
 # %%
-# PPO's points: {"kl": nats, "scores": one true score a held-out prompt}, from lesson 02's study where it is there
-ppo = dpo_study.ppo_points()
+ppo = dpo_study.ppo_points()  # lesson 02's runs, where `week6_rlhf/ppo_study.json` is there
 fig, ax = figure("True score against the distance from the reference", "KL from the instruct model, nats a story (square-root scale)", "true score", width=8, height=4.2)
 for i, beta in enumerate(dpo_study.BETAS):
     for one in (one for one in study["sweep"] if one["config"]["beta"] == beta):
@@ -490,11 +489,12 @@ for i, beta in enumerate(dpo_study.BETAS):
 for n in (1, 2, 4, 8):
     point(ax, math.log(n) - (n - 1) / n, best_of(n), COLOURS[6], "D", "best of 1, 2, 4, 8" if n == 1 else None)
 for i, one in enumerate(ppo):
-    point(ax, float(one["kl"]), one["scores"], COLOURS[1], "^", "PPO" if i == 0 else None)
+    point(ax, one["kl"], one["score"], COLOURS[1], "^", "PPO and GRPO" if i == 0 else None)
 ax.set_xscale("function", functions=(lambda x: x.clip(0) ** 0.5, lambda x: x**2))
 ax.legend(frameon=False, fontsize=8)
 plt.show()
-print(f"{len(ppo)} points of PPO" if ppo else "no points of PPO: week6_rlhf/ppo_study.json is not there")
+for one in ppo:
+    print(f"{one['setting']:8} true score {with_interval(one['score'])} on {len(one['score'])} prompts, KL {one['kl']:.1f} nats in the last iterations")
 
 # %% [markdown]
 # Read the plot from the left. Best-of-n is very hard to beat at the same KL: it moves probability among texts that the instruct model writes anyway, and

@@ -2,14 +2,15 @@
 # # Applications: summaries, questions, retrieval
 #
 # A model is put to work. It sums up a text, answers a question, looks something up. Each of these can go wrong in a way that reads well: a summary
-# in perfect English about somebody else, an answer that no source gives. In this lesson you measure that. Then you build what most
-# applications of language models are today: *retrieval-augmented generation* (RAG), a search that fetches passages, and a model that answers from them.
+# in perfect English about somebody else, an answer that no source gives. In this lesson you measure that. Then you build what most applications of
+# language models are today: *retrieval-augmented generation* (RAG), a search that fetches passages, and a model that answers from them.
 #
-# You write seven functions: chunks, vectors, two rankings and their fusion, the metrics, and the step that puts found text before a model without trusting
-# it. The corpus has 5,000 passages of distinct facts, so for each question it is known which passage answers it.
+# You write seven functions: chunks, vectors, two rankings and their fusion, the metrics, and the step that puts found text before a model without
+# trusting it. The corpus has 5,000 passages of distinct facts, so for each question it is known which passage answers it.
 #
-# Reading and writing: about 140 minutes. Papers: Lewis et al. 2020, *Retrieval-Augmented Generation* ([arXiv:2005.11401](https://arxiv.org/abs/2005.11401));
-# Karpukhin et al. 2020, *Dense Passage Retrieval* ([arXiv:2004.04906](https://arxiv.org/abs/2004.04906)); Reimers and Gurevych 2019, *Sentence-BERT*
+# Reading and writing: about 140 minutes. Papers: Lewis et al. 2020, *Retrieval-Augmented Generation*
+# ([arXiv:2005.11401](https://arxiv.org/abs/2005.11401)); Karpukhin et al. 2020, *Dense Passage Retrieval*
+# ([arXiv:2004.04906](https://arxiv.org/abs/2004.04906)); Reimers and Gurevych 2019, *Sentence-BERT*
 # ([arXiv:1908.10084](https://arxiv.org/abs/1908.10084)); Robertson and Zaragoza 2009, *The Probabilistic Relevance Framework: BM25 and Beyond*
 # ([doi:10.1561/1500000019](https://doi.org/10.1561/1500000019)); Cormack et al. 2009, *Reciprocal Rank Fusion*
 # ([doi:10.1145/1571941.1572114](https://doi.org/10.1145/1571941.1572114)). Repositories: [LangChain](https://github.com/langchain-ai/langchain),
@@ -81,12 +82,12 @@ def mean_interval(values: Sequence[float] | Tensor) -> tuple[float, float, float
 # %% [markdown]
 # ## A summary that reads well
 #
-# The course's instruct model was tuned to sum up stories. Week 3 gave you ROUGE-L, the longest common subsequence of a summary and a reference. For these
-# stories the facts are known too. So you can ask something that ROUGE does not: does the summary name a character, a thing, a place or a colour that
-# the story never mentions? (That is a lower bound of what is wrong. A summary that swaps the two friends passes.)
+# The course's instruct model was tuned to sum up stories. Week 3 gave you ROUGE-L, the longest common subsequence of a summary and a reference. For
+# these stories the facts are known too. So you can ask something that ROUGE does not: does the summary name a character, a thing, a place or a
+# colour that the story never mentions? (That is a lower bound of what is wrong. A summary that swaps the two friends passes.)
 #
-# Three rivals: the instruct model; the story's own first two sentences, which can name nothing wrong; and the reference with its hero exchanged
-# for somebody else.
+# Three rivals: the instruct model; the story's own first two sentences, which can name nothing wrong; and the reference with its hero exchanged for
+# somebody else.
 #
 # **Predict.** Order the three by ROUGE-L. Then order them by faithfulness.
 
@@ -151,10 +152,10 @@ ax.set_ylim(0, 1.03)
 plt.show()
 
 # %% [markdown]
-# The fluent model beats the only faithful rival by far, in ROUGE, and the exchanged hero costs next to nothing. ROUGE counts words in order; one wrong name is
-# one word. So whoever reports ROUGE alone has not reported whether the summaries are true. Maynez et al. 2020
-# ([arXiv:2005.00661](https://arxiv.org/abs/2005.00661)) found the same by hand for the models of their day. What can be checked by a program (names,
-# numbers, places) should be; the rest needs a reader or a judge (lesson 04).
+# The fluent model beats the only faithful rival by far, in ROUGE, and the exchanged hero costs next to nothing. ROUGE counts words in order; one
+# wrong name is one word. So whoever reports ROUGE alone has not reported whether the summaries are true. Maynez et al. 2020
+# ([arXiv:2005.00661](https://arxiv.org/abs/2005.00661)) found the same by hand for the models of their day. What can be checked by a program
+# (names, numbers, places) should be; the rest needs a reader or a judge (lesson 04).
 #
 # ## A question, with and without its text
 #
@@ -182,14 +183,15 @@ for example, answer in zip(
 print({name: f"{sum(right)} of {len(right)}" for name, right in by_question.items()})
 
 # %% [markdown]
-# It reads a little: names are copied, colours and places mostly are not. And its *The story does not say.* is no judgement. It learnt which *questions* are never
-# answered, not to look and find nothing. A model of a million parameters is no reader; from here on SmolLM2 reads, and, where one has to ask
-# hundreds of questions, a scripted reader.
+# It reads a little: names are copied, colours and places mostly are not. And its *The story does not say.* is no judgement. It learnt which
+# *questions* are never answered, not to look and find nothing. A model of a million parameters is no reader; from here on SmolLM2 reads, and, where
+# one has to ask hundreds of questions, a scripted reader.
 #
 # ## The corpus
 #
-# No model knows what is in your documents. The passages of `week6_rlhf/passages.py` tell who was where with what, of which colour, on which day; 5,000 of them,
-# each with facts that no other one tells. Each question is answered by one passage. It can be asked in the passage's words, or in others.
+# No model knows what is in your documents. The passages of `week6_rlhf/passages.py` tell who was where with what, of which colour, on which day;
+# 5,000 of them, each with facts that no other one tells. Each question is answered by one passage. It can be asked in the passage's words, or in
+# others.
 
 # %%
 corpus, asked = passages(), questions(300)
@@ -226,8 +228,9 @@ except ValueError as error:
 # %% [markdown]
 # ## Vectors
 #
-# *Dense* retrieval compares meanings: a text becomes a vector, and texts that mean the same lie near each other. MiniLM was trained for that, with the mean of its last
-# hidden states at the real tokens as the text's vector (Reimers and Gurevych, §3), brought to length 1. With $m_t = 1$ for real tokens and 0 for padding,
+# *Dense* retrieval compares meanings: a text becomes a vector, and texts that mean the same lie near each other. MiniLM was trained for that, with
+# the mean of its last hidden states at the real tokens as the text's vector (Reimers and Gurevych, §3), brought to length 1. With $m_t = 1$ for
+# real tokens and 0 for padding,
 #
 # $$v = \frac{\bar h}{\lVert \bar h \rVert}, \qquad \bar h = \frac{\sum_t m_t h_t}{\sum_t m_t}$$
 #
@@ -240,10 +243,10 @@ from week6_rlhf.solutions.applications import check_texts
 from week6_rlhf.solutions.applications import embed
 
 # %% [markdown]
-# The library for this is [sentence-transformers](https://www.sbert.net); its pooling layer is the formula above. Here it is computed from transformers' own output, one
-# text at a time, so there is no padding to get wrong. Then the corpus. To embed 5,000 passages takes a minute or two on one core, so their
-# vectors are stored, in 8 bits (week 5's absmax, 1.8 MB): `python -m week6_rlhf.passages` made them with the same `embed`. Yours must give them again, up to
-# half a step of that rounding.
+# The library for this is [sentence-transformers](https://www.sbert.net); its pooling layer is the formula above. Here it is computed from
+# transformers' own output, one text at a time, so there is no padding to get wrong. Then the corpus. To embed 5,000 passages takes a minute or two
+# on one core, so their vectors are stored, in 8 bits (week 5's absmax, 1.8 MB): `python -m week6_rlhf.passages` made them with the same `embed`.
+# Yours must give them again, up to half a step of that rounding.
 
 # %%
 encoder, encoder_tokenizer = minilm()
@@ -299,8 +302,8 @@ print("the right one:", texts[asked[0].passage])
 #
 # ## The words
 #
-# *Sparse* retrieval counts words. BM25 adds up, over the words of the question, how rare the word is times how often the document has it. The second factor saturates, and
-# is lower in a long document (Robertson and Zaragoza, §3.4):
+# *Sparse* retrieval counts words. BM25 adds up, over the words of the question, how rare the word is times how often the document has it. The
+# second factor saturates, and is lower in a long document (Robertson and Zaragoza, §3.4):
 #
 # $$\sum_{w \in q} \ln\!\Big(1 + \frac{N - df_w + \frac12}{df_w + \frac12}\Big) \cdot \frac{tf}{tf + k_1\,(1 - b + b\,\ell / \bar\ell)}$$
 #
@@ -322,7 +325,8 @@ assert torch.allclose(theirs, by_words["the same words"][:20], rtol=1e-4, atol=1
 # %% [markdown]
 # ## Both
 #
-# A cosine and a BM25 score cannot be added: they are in different units. Ranks can. Cormack et al. give each item, for each ranking $r$ that names it,
+# A cosine and a BM25 score cannot be added: they are in different units. Ranks can. Cormack et al. give each item, for each ranking $r$ that names
+# it,
 #
 # $$\mathrm{RRF}(d) = \sum_r \frac{1}{k + \mathrm{rank}_r(d)}, \qquad k = 60$$
 
@@ -333,14 +337,15 @@ from week6_rlhf.solutions.applications import check_rankings
 from week6_rlhf.solutions.applications import reciprocal_rank_fusion
 
 # %% [markdown]
-# And to compare rankings: *recall@k*, the share of what is relevant that stands in the first k places, and the *reciprocal rank* of the first relevant one.
+# And to compare rankings: *recall@k*, the share of what is relevant that stands in the first k places, and the *reciprocal rank* of the first
+# relevant one.
 
 # %% tags=["exercise"]
 from week6_rlhf.solutions.applications import retrieval_metrics
 
 # %% [markdown]
-# **Predict.** Questions in the passages' own words, full of names: which retriever wins? And in other words ("the toy that flies on a string, where cows
-# are kept")? Will the fusion lie between the two?
+# **Predict.** Questions in the passages' own words, full of names: which retriever wins? And in other words ("the toy that flies on a string, where
+# cows are kept")? Will the fusion lie between the two?
 
 
 # %%
@@ -382,12 +387,12 @@ axes[1].legend(frameon=False, fontsize=8, loc="lower right")
 plt.show()
 
 # %% [markdown]
-# Where the words are the same, counting them is hard to beat: a name either matches or does not, and to MiniLM *Tuesday* and *Thursday* are near each other. In other
-# words both get far worse, BM25 more, for it has only the names left. The fusion is never the worst; with other words it beats both, because they
-# fail on different questions. (Karpukhin et al., table 2, found such a gain for some data sets and none for others.)
+# Where the words are the same, counting them is hard to beat: a name either matches or does not, and to MiniLM *Tuesday* and *Thursday* are near
+# each other. In other words both get far worse, BM25 more, for it has only the names left. The fusion is never the worst; with other words it beats
+# both, because they fail on different questions. (Karpukhin et al., table 2, found such a gain for some data sets and none for others.)
 #
-# **Chunk size.** Twenty pages of ten passages, cut with half a window of overlap. The reader may read 120 words in all: five chunks of 24, or one of 120.
-# A question counts if one of the chunks read holds its whole passage.
+# **Chunk size.** Twenty pages of ten passages, cut with half a window of overlap. The reader may read 120 words in all: five chunks of 24, or one
+# of 120. A question counts if one of the chunks read holds its whole passage.
 
 # %%
 pages = [" ".join(texts[start : start + 10]) for start in range(0, 200, 10)]
@@ -436,8 +441,8 @@ plt.show()
 #
 # ## A real index
 #
-# Your search compares a question with everything. faiss does that too (`IndexFlatIP`), and has indexes that look at a part: *IVF* puts the vectors into cells around
-# centroids and searches the `nprobe` nearest cells; *HNSW* walks a graph of neighbours. They trade recall for speed.
+# Your search compares a question with everything. faiss does that too (`IndexFlatIP`), and has indexes that look at a part: *IVF* puts the vectors
+# into cells around centroids and searches the `nprobe` nearest cells; *HNSW* walks a graph of neighbours. They trade recall for speed.
 
 # %% tags=["nbval-ignore-output"]
 exact = [set(row[:10]) for row in dense.tolist()]
@@ -494,8 +499,8 @@ for name, found in points.items():
 # %% [markdown]
 # With 5,000 passages nobody needs an index: all is one small matrix product. `benchmarks/retrieval.py` has 50,000.
 #
-# In **LangChain** the parts have names: an `Embeddings` has `embed_documents` and `embed_query`; a `VectorStore` holds the vectors; a chain joins steps by `|`. Around
-# your `embed` (documents come from the stored vectors), the same passages must come out:
+# In **LangChain** the parts have names: an `Embeddings` has `embed_documents` and `embed_query`; a `VectorStore` holds the vectors; a chain joins
+# steps by `|`. Around your `embed` (documents come from the stored vectors), the same passages must come out:
 
 
 # %%
@@ -523,7 +528,8 @@ print("LangChain's store finds the same five passages, in the same order, with t
 # %% [markdown]
 # ## The answer
 #
-# Now the found text goes to a model. It is a stranger's text: it may be about something else, it may be wrong, it may hold orders. Your function does what *code* can do about that:
+# Now the found text goes to a model. It is a stranger's text: it may be about something else, it may be wrong, it may hold orders. Your function
+# does what *code* can do about that:
 #
 # - What scored too low is left out; if nothing is left, the model is not asked.
 # - Each passage stands in a fence, which nothing inside can close.
@@ -549,8 +555,8 @@ print("->", answer_with_context(asked[0].text, [(texts[0], 0.9), (attack, 0.7), 
 print("->", answer_with_context(asked[0].text, [(texts[1], 0.3)], show, min_score=0.5))
 
 # %% [markdown]
-# The same as a chain: a retriever, your function, a reader. The reader here is scripted: it *trusts*, and takes its answer from the first passage, whatever that
-# is about. It shows what the search alone is worth, on all questions and at once:
+# The same as a chain: a retriever, your function, a reader. The reader here is scripted: it *trusts*, and takes its answer from the first passage,
+# whatever that is about. It shows what the search alone is worth, on all questions and at once:
 
 # %%
 chain = (
@@ -585,9 +591,9 @@ print(f"{'no passage':18} right: {told([o == 'right' for o in answered(asked, [[
 # %% [markdown]
 # ## When the answer is not there
 #
-# 300 more questions are about facts that no passage tells. A search always finds *something*: the passage that shares most of the question. Only a threshold can say no.
-# Which score should it look at? The cosine; BM25; or the share of the question that is covered: BM25 with $k_1 = 0$ adds up just the idf of the words that a passage has, and
-# a document that has all words tells how much that could be.
+# 300 more questions are about facts that no passage tells. A search always finds *something*: the passage that shares most of the question. Only a
+# threshold can say no. Which score should it look at? The cosine; BM25; or the share of the question that is covered: BM25 with $k_1 = 0$ adds up
+# just the idf of the words that a passage has, and a document that has all words tells how much that could be.
 #
 # **Predict.** Which of the three tells best whether the answer is there?
 
@@ -621,7 +627,8 @@ axes[2].legend(frameon=False, fontsize=8, loc="upper left")
 plt.show()
 
 # %% [markdown]
-# A threshold is chosen on other questions than it is judged on: the even ones choose, so that 95 % of the answerable questions pass; the odd ones are the test.
+# A threshold is chosen on other questions than it is judged on: the even ones choose, so that 95 % of the answerable questions pass; the odd ones
+# are the test.
 
 # %%
 nearest = bm25_scores(absent_words, in_words).argmax(dim=1, keepdim=True)
@@ -636,20 +643,28 @@ away = answered(absent[1::2], first(nearest[1::2]))
 print(f"no threshold{'':16} absent: made up {told([o != 'says so' for o in away])}")
 
 # %% [markdown]
-# The cosine says how much two texts are *about the same*, and a passage about the same child, the same kite, another day is about nearly the same. Hardly a threshold can be seen in it. What is
-# missing is one word; so a score that counts covered words sees it. (In other words than the passage's this would fail. Many systems train a model for this
-# one decision.)
+# The cosine says how much two texts are *about the same*, and a passage about the same child, the same kite, another day is about nearly the same.
+# Hardly a threshold can be seen in it. What is missing is one word; so a score that counts covered words sees it. (In other words than the
+# passage's this would fail. Many systems train a model for this one decision.)
 #
 # ## SmolLM2 reads
 #
-# A real reader reads several passages, and may refuse. `python -m week6_rlhf.rag` asked SmolLM2 with these functions and stored each answer; here are two live:
+# A real reader reads several passages, and may refuse. SmolLM2 gets five worked examples, with near misses in them and a refusal, and then your
+# message. `python -m week6_rlhf.rag` asked it with these functions and stored each answer; two questions are asked live.
+#
+# **Predict.** The search has the right passage first for four questions in five, and among its first three for nearly all. Should the reader get
+# one passage or three?
 
 # %%
 study = load_study()
 smol = reader()
-found = [[(texts[i], 1.0) for i in row[:3]] for row in ranked["the same words"]["both, fused"].tolist()]
-for i in tqdm((0, 1), desc="asking"):
-    print(f"{asked[i].text} -> {answer_with_context(asked[i].text, found[i], smol)!r}; right: {asked[i].gold}")
+fused = ranked["the same words"]["both, fused"].tolist()
+for k in (1, 3):
+    print(f"recall@{k}: {told([q.passage in row[:k] for q, row in zip(asked, fused, strict=True)])}")
+for i in tqdm((1, 3), desc="asking"):
+    for k in (1, 3):
+        answer = answer_with_context(asked[i].text, [(texts[n], 1.0) for n in fused[i][:k]], smol)
+        print(f"{asked[i].text} With {k} found: {answer!r}; right: {asked[i].gold}")
 with_passage = [
     [{"role": "user", "content": f"{question.text}\n\n{texts[question.passage]}"}] for question in asked[:48]
 ]
@@ -658,20 +673,24 @@ print(
     f"the course's instruct model, the right passage: right {told([outcome(a, q) == 'right' for a, q in zip(course_answers, asked, strict=False)])}"
 )
 print("SmolLM2, stored:")
-for setting in ("the right passage", "1 found", "3 found", "no passage", "absent, 3 found"):
+for setting in ("the right passage", "1 found", "3 found", "3 found, best last", "absent, 3 found", "no passage"):
     results = [entry["outcome"] for entry in study[setting]]
     print(
         f"{setting:18} right {told([o == 'right' for o in results])}; says that it is not told {told([o == 'says so' for o in results])}"
     )
 
 # %% [markdown]
-# Compare the first two lines: the search nearly always has the passage among its three (recall@3), and still fewer answers are right. The other two passages are *near misses*, and
-# a small reader mixes them up. More passages raise the recall and lower what the reader makes of it. In the last line every answer but a refusal is made up: rules in words are no threshold.
+# With the right passage alone, SmolLM2 answers almost all; the course's model almost none. With the first that was found it loses about what the
+# search loses. With three it gets *most* of them wrong, though the right one is nearly always there: the other two are near misses, about the same
+# child or the same kite, and a small reader mixes them up. Recall@3 is a ceiling, and this reader stays far below it. (Large readers stand more
+# passages, but not without limit: Liu et al. 2023, *Lost in the Middle*, [arXiv:2307.03172](https://arxiv.org/abs/2307.03172).) Where the answer is
+# absent, all that is no refusal is made up. The rules ask for a refusal in words; the threshold above enforces it.
 #
 # ## Poisoned documents
 #
-# Whoever can write into your corpus can write to your model. Two attacks, each by a passage that is made to be found (Zou et al. 2024, *PoisonedRAG*,
-# [arXiv:2402.07867](https://arxiv.org/abs/2402.07867)): one holds the question and an *order*; the other just a *lie*, once or twice.
+# Whoever can write into your corpus can write to your model. Two attacks, each by a passage that is made to be found (Zou et al. 2024,
+# *PoisonedRAG*, [arXiv:2402.07867](https://arxiv.org/abs/2402.07867)): one holds the question and an *order*, the other just a *lie*. SmolLM2 gets
+# the poison and, after it, the best passage of the clean corpus; 18 questions each.
 
 # %%
 print("order:", with_order(asked[0]))
@@ -685,21 +704,20 @@ for name, poison in (
     print(f"BM25 finds the {name} first: {told([number == len(texts) + i for i, number in enumerate(best)])}")
 
 # %%
-orders = {name: study[name] for name in ("an order, no fence", "an order, fenced")}
-for name, entries in orders.items():
-    print(
-        f"{name:20} obeyed {told(['banana' in e['answer'].lower() for e in entries])}; right {told([e['outcome'] == 'right' for e in entries])}"
-    )
-for name in ("a lie, 1 of 3", "a lie, 2 of 3"):
-    lied = [e["lie"].split()[-1].lower() in e["answer"].lower() for e in study[name]]
-    print(f"{name:20} the lie is told {told(lied)}; right {told([e['outcome'] == 'right' for e in study[name]])}")
-some = [entry["outcome"] == "right" for entry in study["3 found"][: len(study["a lie, 1 of 3"])]]
-print(f"{'no poison':20} right {told(some)}")
+for name in ("an order, no fence", "an order, fenced"):
+    obeyed, right = zip(*[("banana" in e["answer"].lower(), e["outcome"] == "right") for e in study[name]], strict=True)
+    print(f"{name:20} obeyed {told(obeyed)}; right {told(right)}")
+believed, right = zip(
+    *[(words(e["lie"])[-1] in words(e["answer"]), e["outcome"] == "right") for e in study["a lie"]], strict=True
+)
+print(f"{'a lie':20} told {told(believed)}; right {told(right)}")
+print(f"{'no poison':20} right {told([e['outcome'] == 'right' for e in study['1 found'][: len(right)]])}")
 
 # %% [markdown]
-# Look at the intervals before you praise a fence. What the fence guarantees is in the *code*: nothing inside can pass for the user's words. Whether a model heeds it is the model's
-# matter. And against a lie no fence helps, and no threshold: the lie fits the question perfectly. What helps is to know who wrote what: take in documents only from
-# sources that you trust, keep the source with each chunk, show it with the answer, and prefer two sources that are independent over two copies.
+# Look at the intervals before you praise a fence. What the fence guarantees is in the *code*: nothing inside can pass for the user's words. Whether
+# a model heeds it is the model's matter. And against a lie no fence helps, and no threshold: the lie fits the question perfectly. What helps is to
+# know who wrote what: take in documents only from sources that you trust, keep the source with each chunk, show it with the answer, and prefer two
+# sources that are independent over two copies.
 #
 # ## Find the bug
 #
@@ -722,13 +740,17 @@ print(run_check("answer_with_context", colleagues_answer).card)
 # %% [markdown]
 # ## What to read
 #
-# - **Lewis et al. 2020**: §2 for RAG-Sequence and RAG-Token, which *sum* over the passages that they find; what is called RAG today just puts them into the prompt. Which would be harder to poison?
+# - **Lewis et al. 2020**: §2 for RAG-Sequence and RAG-Token, which *sum* over the passages that they find; what is called RAG today just puts them
+#   into the prompt. Which would be harder to poison?
 # - **Karpukhin et al. 2020**: §3 for training such an encoder with the other questions' passages as negatives; table 2 for BM25 and dense together.
 # - **Robertson and Zaragoza 2009**: §3.4, where saturation and the length come from.
 # - **Cormack et al. 2009**: two pages. How did they choose 60?
-# - **LangChain**: [`libs/core/langchain_core/vectorstores/in_memory.py`](https://github.com/langchain-ai/langchain/blob/master/libs/core/langchain_core/vectorstores/in_memory.py), the whole store on one screen or two.
+# - **LangChain**:
+#   [`libs/core/langchain_core/vectorstores/in_memory.py`](https://github.com/langchain-ai/langchain/blob/master/libs/core/langchain_core/vectorstores/in_memory.py),
+#   the whole store on one screen or two.
 # - **faiss**: its wiki, *Guidelines to choose an index*; from how many vectors on would you leave the flat one?
-# - **OpenChatKit**: [`retrieval/`](https://github.com/togethercomputer/OpenChatKit/tree/main/retrieval), a chat model with a Wikipedia index. Find where the fetched text enters the prompt. Is it fenced?
+# - **OpenChatKit**: [`retrieval/`](https://github.com/togethercomputer/OpenChatKit/tree/main/retrieval), a chat model with a Wikipedia index. Find
+#   where the fetched text enters the prompt. Is it fenced?
 #
 # ## Recap
 #

@@ -1,51 +1,31 @@
-"""Training the eyes of the course model, and measuring what they see: what lesson 07 uses and does not teach.
-
-python -m week6_rlhf.seeing          the stored study: three seeds, into seeing_study.json (30 minutes on one core)
-
-Each seed has two vision encoders: one that was never shown the held-out pairs of colour and shape ("narrow"), one that
-was shown all ("broad"). Whatever is trained to answer questions is never shown them.
-"""
+"""Training the eyes of the course model, and asking it what it sees: what lesson 07 uses and does not teach."""
 
 from __future__ import annotations
 
-import copy
-import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from shared import mine
-from shared.answers import write_atomically
-from shared.models import course_folder
-from shared.runtime import machine
 from week2_pretraining.solutions.optimization import warmup_cosine_lr
-from week2_pretraining.solutions.pretraining import load_pretrained
 from week4_finetuning.chat import START, STOP
 from week4_finetuning.solutions.instruction_data import collate_sft, format_chatml
-from week4_finetuning.solutions.lora import inject_lora, linear_names
-from week6_rlhf.pictures import PAIRS, SIZE, Picture, Question, Thing, new_pictures, pictures, pixels_of
+from week6_rlhf.pictures import PAIRS, PATCH, SIZE, Picture, Question, Thing, pixels_of
 from week6_rlhf.solutions.multimodal import (
     IMAGE_ID,
-    ImageProjector,
     VisionEncoder,
     contrastive_loss,
     patchify,
     splice_image_tokens,
 )
 
-STORED = Path(__file__).parent / "seeing_study.json"
-PATCH, D_IMAGE, D_SHARED = 8, 64, 64
+D_IMAGE, D_SHARED = 64, 64
 KINDS = ("colour", "shape")
-N_TRAIN, N_TEST = 3_000, 200
 
 
 # --- the encoder, trained with captions -------------------------------------------------------------------------
@@ -58,12 +38,12 @@ class CLIP(nn.Module):
         super().__init__()
         self.tokenizer = tokenizer
         self.encoder = VisionEncoder(SIZE, PATCH, D_IMAGE, n_heads=4, n_layers=3, cut=cut)
-        self.to_shared = nn.Sequential(nn.LayerNorm(D_IMAGE), nn.Linear(D_IMAGE, D_SHARED, bias=False))
+        self.to_shared = nn.Linear(D_IMAGE, D_SHARED, bias=False)
         self.words = nn.EmbeddingBag(len(tokenizer), D_SHARED)
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())  # CLIP's start, §2.5
 
     def embed_images(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch d_shared"]:
-        return self.to_shared(self.encoder(pixels)[-1][:, 0])
+        return self.to_shared(self.encoder(pixels).mean(dim=1))
 
     def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch d_shared"]:
         ids = [self.tokenizer(f" {text}", add_special_tokens=False).input_ids for text in texts]
@@ -125,9 +105,8 @@ def zero_shot(clip: CLIP, shown: Sequence[Picture]) -> list[dict[str, bool]]:
 def patch_features(
     encoder: VisionEncoder, pixels: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, "batch patch d"]:
-    """What a projector gets: the last layer but one, without the class token (LLaVA, §4.1), each patch normed."""
-    with_class = torch.cat([encoder(part)[-2] for part in pixels.split(256)])
-    return F.layer_norm(with_class[:, 1:], with_class.shape[-1:])
+    """What a projector gets: the encoder's vector for each patch."""
+    return torch.cat([encoder(part) for part in pixels.split(256)])
 
 
 # --- the language model with eyes -------------------------------------------------------------------------------
@@ -218,108 +197,3 @@ def answer(seer: Seer, features: Float[Tensor, "patch d"], text: str, max_new_to
         hidden = forward_from_embeddings(seer.model, merged["embeddings"], merged["attention_mask"])
         ids.append(int((hidden[0, -1] @ seer.model.token_embedding.weight.T).argmax()))
     return seer.tokenizer.decode([i for i in ids[start:] if i != stop]).strip()
-
-
-# --- the study --------------------------------------------------------------------------------------------------
-
-
-def measure(
-    seer: Seer, encoder: VisionEncoder, tests: dict[str, list[Picture]], how: str = "projector"
-) -> dict[str, int]:
-    """Right answers by set and kind of question; `how` it sees is one of SEE."""
-    counts = {}
-    for name, shown in tests.items():
-        features = SEE[how](encoder, pixels_of(shown))
-        for kind in KINDS:
-            counts[f"{name}, {kind}"] = sum(right(seer, features, [picture.question(kind) for picture in shown]))
-    return counts
-
-
-def shuffled(rows: Float[Tensor, "batch patch values"]) -> Float[Tensor, "batch patch values"]:
-    """Each row's patches in another order, always the same for the same row number."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.stack([row[torch.randperm(len(row), generator=generator)] for row in rows])
-
-
-def shuffled_pixels(pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-    """The same patches of each picture, elsewhere in it."""
-    return F.fold(shuffled(patchify(pixels, PATCH)).transpose(1, 2), SIZE, kernel_size=PATCH, stride=PATCH)
-
-
-SEE: dict[str, Callable[[VisionEncoder, Tensor], Tensor]] = {
-    "projector": patch_features,
-    "pixels shuffled": lambda encoder, pixels: patch_features(encoder, shuffled_pixels(pixels)),
-    "features shuffled": lambda encoder, pixels: shuffled(patch_features(encoder, pixels)),
-    "blind": lambda encoder, pixels: torch.zeros_like(patch_features(encoder, pixels)),
-}
-
-
-def probe(encoder: VisionEncoder, shown: Sequence[Picture], tests: dict[str, list[Picture]]) -> dict[str, int]:
-    """A linear classifier on the mean of the patches' features, for pictures of one thing: right answers."""
-    single = [picture for picture in shown if len(picture.things) == 1]
-    x, counts = patch_features(encoder, pixels_of(single)).mean(dim=1).numpy(), {}
-    for kind in KINDS:
-        classifier = LogisticRegression(max_iter=2_000).fit(x, [picture.question(kind).gold for picture in single])
-        for name in ("seen, 1", "unseen, 1"):
-            features = patch_features(encoder, pixels_of(tests[name])).mean(dim=1).numpy()
-            gold = [picture.question(kind).gold for picture in tests[name]]
-            counts[f"{name}, {kind}"] = int((classifier.predict(features) == gold).sum())
-    return counts
-
-
-def study(seed: int) -> Iterator[dict]:
-    """All settings of one seed; each result counts right answers of N_TEST."""
-    shown, tests = pictures(N_TRAIN, seed=seed), new_pictures(N_TEST, seed)
-    model, tokenizer = load_pretrained(course_folder("instruct"), mine("GPT"))
-    model.requires_grad_(False)
-
-    def result(encoder: str, setting: str, counts: dict[str, int]) -> dict:
-        return {"seed": seed, "encoder": encoder, "setting": setting, "of": N_TEST, "right": counts}
-
-    def taught(seer: Seer, features: Tensor, steps: int = 300) -> Seer:
-        train_seer(seer, features, shown, seed, steps)
-        return seer
-
-    def fresh(merge: int = 2) -> Seer:
-        torch.manual_seed(seed)
-        return Seer(model, tokenizer, ImageProjector(D_IMAGE, model.config.d_model, merge))
-
-    for name, target in (("narrow", "seen"), ("broad", "any")):
-        clip, _ = train_clip(tokenizer, pictures(N_TRAIN, seed=seed, target=target), seed)
-        encoder = clip.encoder
-        features = patch_features(encoder, pixels_of(shown))
-        yield result(name, "linear probe", probe(encoder, shown, tests))
-        seer = taught(fresh(), features)
-        for how in ("projector", "pixels shuffled", "features shuffled"):
-            yield result(name, how, measure(seer, encoder, tests, how))
-        if name == "narrow":
-            blind = taught(fresh(), torch.zeros_like(features))
-            yield result(name, "blind", measure(blind, encoder, tests, "blind"))
-            continue
-        for merge in (4, 1):
-            yield result(
-                name, f"{(SIZE // PATCH // merge) ** 2} tokens", measure(taught(fresh(merge), features), encoder, tests)
-            )
-        tuned = Seer(copy.deepcopy(model), tokenizer, copy.deepcopy(seer.projector))
-        inject_lora(tuned.model, linear_names(tuned.model), rank=8, alpha=16)
-        yield result(name, "then LoRA", measure(taught(tuned, features, 150), encoder, tests))
-        yield result(name, "then the projector alone", measure(taught(seer, features, 150), encoder, tests))
-
-
-def load_study(path: Path = STORED) -> dict:
-    """The stored study: {"command", "machine", "results": [{"seed", "encoder", "setting", "of", "right"}, …]}."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def main(seeds: Sequence[int] = (0, 1, 2), path: Path = STORED) -> None:
-    done = {"command": "python -m week6_rlhf.seeing", "machine": ", ".join(machine().values()), "results": []}
-    for seed in seeds:
-        for result in tqdm(study(seed), desc=f"seed {seed}"):
-            done["results"].append(result)
-            rows = ",\n".join(json.dumps(row) for row in done["results"])  # one line a result
-            about = {key: value for key, value in done.items() if key != "results"}
-            write_atomically(path, f'{json.dumps(about)[:-1]}, "results": [\n{rows}\n]}}\n')
-
-
-if __name__ == "__main__":
-    main(tuple(map(int, sys.argv[1:])) or (0, 1, 2))

@@ -3,9 +3,8 @@
 python -m week6_rlhf.dpo_training --out work/aligned          the course's aligned model
 python -m week6_rlhf.dpo_training --loss ipo --beta 0.02      another loss
 
-It trains transformers' GPT-2 with the model's weights, which takes half of the time. Your sequence_log_probs, dpo_loss,
-ipo_loss and frozen_reference are used where you have passed them; the course's stand in. The weights are stored in 16
-bits, which halves the file.
+Your GPT, sequence_log_probs, dpo_loss, ipo_loss, implicit_rewards and frozen_reference are used where you have passed
+them; the course's stand in. The weights are stored in 16 bits, which halves the file.
 """
 
 import argparse
@@ -21,14 +20,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from shared import mine
 from shared.answers import write_atomically
 from shared.course import work_folder
 from shared.models import course_folder
 from shared.runtime import machine
+from week2_pretraining.fused import fuse
 from week2_pretraining.solutions.optimization import clip_grad_norm, warmup_cosine_lr
+from week2_pretraining.solutions.pretraining import load_pretrained, save_pretrained
 from week3_evaluation.solutions.benchmarks import context_length_of
 from week4_finetuning.chat import STOP
 from week4_finetuning.sft import halve
@@ -187,13 +188,12 @@ def main(arguments: list[str]) -> None:
     parts = ("sequence_log_probs", "dpo_loss", "ipo_loss", "implicit_rewards", "frozen_reference")
     globals().update({name: mine(name) for name in parts})
 
-    policy = AutoModelForCausalLM.from_pretrained(course_folder("instruct"))
-    tokenizer = AutoTokenizer.from_pretrained(course_folder("instruct"))
+    policy, tokenizer = load_pretrained(course_folder("instruct"), mine("GPT"))
+    policy = fuse(policy)
     pairs = course_pairs(tokenizer, config)
     start = time.perf_counter()
     steps = list(train(policy, frozen_reference(policy), pairs, config, tokenizer.pad_token_id))
-    policy.save_pretrained(options.out)
-    tokenizer.save_pretrained(options.out)
+    save_pretrained(policy, tokenizer, options.out)
     halve(options.out)
     about = {
         "command": shlex.join(["python", "-m", "week6_rlhf.dpo_training", *arguments]),

@@ -161,7 +161,7 @@ for one in refined[:3]:
     )
 
 # %% [markdown]
-# Read the critiques first. Do they name a fault of *this* story, by *this* principle? Then count. The revision is scored by the true preference; beside it stands a control, a
+# Read the critiques first. Do they name a fault of *this* story, by *this* principle? (Some are praise, some say the principle back.) Then count. The revision is scored by the true preference; beside it stands a control, a
 # revision for which no critique was asked ("A critic said: (nothing)"), for Bai et al. ask the same in §3.5: does the critique help at all?
 
 # %%
@@ -189,16 +189,12 @@ for text in ("revision", "direct"):
     print(
         f"{text:9} true score {mean_of(totals, '+')}; better {share([gain > 0 for gain in totals])}, worse {share([gain < 0 for gain in totals])}"
     )
-copied = [
-    len(set(one["revision"].split()) & set(one["reply"].split())) / max(1, len(set(one["revision"].split())))
-    for one in refined
-]
-repeats = [len(set(one["revision"].split(". "))) < len(one["revision"].split(". ")) for one in refined]
-quotes = [any(part in one["reply"] for part in re.findall(r"[^.!?]{30,}", one["critique"])) for one in refined]
-print(
-    f"words of the revision that were in the story: {mean_of(copied)}; revisions that say a sentence twice: {share(repeats)}"
-)
-print(f"critiques that quote 30 characters or more of the story in place of judging it: {share(quotes)}")
+critiques = [one["critique"] for one in refined]
+wanted = {principle.name: principle.critique for principle in PRINCIPLES}
+echoes = [any(part.strip() in wanted[one["principle"]] for part in re.findall(r"[^.!?]{15,}", one["critique"])) for one in refined]
+print(f"critiques that repeat a sentence of the principle: {share(echoes)}; that call it good or great: {share([bool(re.search('great|good example', text)) for text in critiques])}")
+again = [len(set(one["revision"].split(". "))) < len(one["revision"].split(". ")) for one in refined]
+print(f"revisions that say a sentence twice: {share(again)}; that copy the fence: {share(['<reply>' in one['revision'] for one in refined])}")
 
 # %% [markdown]
 # A caution about every such number: the true preference counts words. A revision that is *longer* can gain kind words and names without being a better story. That

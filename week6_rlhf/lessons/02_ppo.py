@@ -422,7 +422,7 @@ for prompt, (reply,) in zip(
     print(f"\n{prompt.text}\n  {text_of(tokenizer, reply)}")
 
 # %% [markdown]
-# An iteration here is 16 stories, so single numbers jump (the true score of one story has a standard deviation of about 0.9). For a judgement take the stored study: `python -m week6_rlhf.ppo_study` ran the same function longer (24 iterations), up to three seeds each,
+# An iteration here is 16 stories, so single numbers jump (the true score of one story has a standard deviation of about 0.9). For a judgement take the stored study: `python -m week6_rlhf.ppo_study` ran the same function longer (24 iterations), three seeds each,
 # without a leash, with one, and as GRPO. Thin lines are seeds, thick ones their mean over five iterations:
 
 # %%
@@ -432,8 +432,7 @@ NAMES = {
     "leash": f"PPO, β = {PARTS['leash']['beta']}",
     "grpo": f"GRPO, β = {PARTS['grpo']['beta']}",
 }
-NAMES = {part: name for part, name in NAMES.items() if part in study["runs"]}
-print({NAMES[part]: f"{len(runs)} seed(s)" for part, runs in study["runs"].items()})
+print({NAMES[part]: f"{len(runs)} seeds" for part, runs in study["runs"].items()})
 
 
 def smoothed(values: Tensor, width: int = 5) -> Tensor:
@@ -493,6 +492,10 @@ for part, name in NAMES.items():
     )
 
 # %% [markdown]
+# Hold the first row of PPO against *instruct*. Without KL the proxy rose by 1.4 standard deviations, and the true score *fell*: the stories got short, which the reward model sees, and lost what was asked
+# for, which it hardly sees. With a leash the proxy rose half as far, at a KL of about nine nats. Whether the true score rose there these runs do not show: the intervals of both gains include 0. So the leash saved what was
+# there, and bought little. A reward model that orders two thirds of pairs rightly has not much to give.
+#
 # And what they wrote. Read this before you believe any number above:
 
 # %%
@@ -525,8 +528,19 @@ for part, colour in zip(NAMES, COLOURS, strict=False):
 ax.axhline(0, color="grey", linewidth=0.8, linestyle=":")
 ax.legend(frameon=False)
 plt.show()
+print("iterations of all seeds, sorted by their KL; mean ± two standard errors over iterations")
+for low, high in ((4, 8), (8, 14), (14, 30), (30, 90)):
+    for part, name in NAMES.items():
+        kl, proxy, true = (torch.tensor([run["curve"][k] for run in study["runs"][part]]) for k in ("kl", "proxy", "true"))
+        there = (kl > low) & (kl <= high)
+        if there.sum() >= 4:
+            both = [f"{v[there].mean():5.2f} ± {2 * v[there].std() / there.sum() ** 0.5:.2f}" for v in (proxy, true)]
+            print(f"KL {low:2} to {high:2}   {name:15} proxy {both[0]}   true score {both[1]}   ({there.sum()} iterations)")
 
 # %% [markdown]
+# Compare rows of one KL. Between 8 and 14 nats the leash has, if anything, more proxy than the run without it, and of the true score what the intervals allow. That is Gao et al.'s finding, as far as nine small runs can show it. What the leash does for certain is to *end* there. The run
+# without it goes on to where the proxy still rises and the true score falls.
+#
 # ## GRPO, by TRL
 #
 # First the same loss on the same batch: TRL's trainer writes and scores replies, then its policy is moved a little, so that ratios differ from 1. (Its `loss_type="bnpo"` is one mean over all tokens, as in your function; its default, `dapo`, takes that mean over all the batches of one step.) Then its whole

@@ -149,9 +149,9 @@ for ax, patch in zip(axes[1:], patchify(pixels[1:2], 8)[0], strict=True):
 plt.show()
 
 # %% [markdown]
-# What follows is given: `VisionEncoder`, CLIP's vision transformer in small. It is your decoder of week 1 with two changes: no causal mask (each patch sees every other), and
-# a *class token* in front, which sums up the picture. Three blocks, 64 wide. A test of the course puts the same weights into transformers' `CLIPVisionModel` and gets the same
-# hidden states, to 1e-5.
+# What follows is given: `VisionEncoder`, a vision transformer in small. It is your decoder of week 1 without the causal mask: each patch sees every other. Three blocks, 64 wide. CLIP puts a
+# *class token* in front, which sums up the picture; SigLIP (Zhai et al. 2023, [arXiv:2303.15343](https://arxiv.org/abs/2303.15343)) does without, and so does ours: the picture's vector is the mean of its
+# patches. A test of the course puts the same weights into transformers' `SiglipVisionModel` and gets the same vectors, to 1e-5.
 #
 # ## CLIP: pictures and texts in one space
 #
@@ -176,12 +176,12 @@ print(
 assert torch.allclose(ours, theirs, rtol=1e-6)
 
 # %% [markdown]
-# Now train two encoders (`week6_rlhf/seeing.py`), each on 3,000 pictures with captions such as *a red square and a white cross*:
+# Now train two encoders (`week6_rlhf/seeing.py`), each on 3,000 pictures with captions such as *a blue kite and a white moon*:
 #
 # - **narrow**: never shown a held-out pair;
 # - **broad**: shown all 40 pairs. It stands for what is done in practice, where the encoder has seen 400 million pictures, and only your own data are narrow.
 #
-# The text side is as plain as can be, the mean of the tokens' embeddings. So *a red circle and a blue square* and *a blue circle and a red square* are the same to it. (CLIP's is a
+# The text side is as plain as can be, the mean of the tokens' embeddings. So *a red ring and a blue kite* and *a blue ring and a red kite* are the same to it. (CLIP's is a
 # transformer and could tell them apart. Yuksekgonul et al. 2022, [arXiv:2210.01936](https://arxiv.org/abs/2210.01936), found that it hardly does.)
 #
 # **Predict.** Then each encoder sees new pictures of one thing, and picks the nearest of the 40 captions. How often will colour and shape be right for pairs that the
@@ -226,8 +226,8 @@ for name, clip in clips.items():
 #
 # ## The projector
 #
-# From here on the encoder is frozen. Two things are taken from LLaVA (§4.1): not the class token but the *patches*, so that the language model can look at places; and those *before*
-# the last block, for what the last block does to patches no loss has ever looked at (only the class token was used). Then
+# From here on the encoder is frozen. As in LLaVA (§4.1), the language model gets not one vector for the picture but its *patches*, so that it can look at places. (LLaVA takes them from before the encoder's
+# last block: in its CLIP the loss looks at the class token only, and the last block may do to the patches what it likes. Ours has no such token, so each patch counts, and the last block's are taken.) Then
 #
 # $$t = W_{out}\,\mathrm{GELU}(W_{in}\, f + b_{in}) + b_{out}$$
 #

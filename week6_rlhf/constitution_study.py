@@ -1,8 +1,9 @@
 """What lesson 04 measures and a lesson has no time for: `python -m week6_rlhf.constitution_study [PART ...]`.
 
 Parts: judged (SmolLM2 as a judge of stories), replies_judged (of refusals), refined (its critiques and revisions),
-rlaif (DPO on labels of four judges). Each result goes into constitution_study.json as soon as it is there; a part that
-is run again replaces what it gave before.
+rlaif (DPO on those pairs, labelled by four judges), rlaif_rules (on ten times as many, by the judges that cost
+nothing). Each result goes into constitution_study.json as soon as it is there; a part that is run again replaces what
+it gave before.
 """
 
 import json
@@ -18,6 +19,7 @@ from shared.answers import write_atomically
 from shared.models import course_folder, smollm2
 from shared.runtime import machine
 from week1_decoder.solutions.decoder import GPT
+from week2_pretraining.fused import fuse
 from week2_pretraining.solutions.pretraining import load_pretrained
 from week4_finetuning.chat import STOP
 from week5_inference.prompting_study import as_text
@@ -39,7 +41,7 @@ from week6_rlhf.samples import Told, told
 from week6_rlhf.solutions.constitutional import ai_preference, constitutional_pairs, critique_prompt, revision_prompt
 
 STORED = Path(__file__).parent / "constitution_study.json"
-N_JUDGED, N_REPLIES, N_REFINED, N_PROMPTS = 90, 24, 24, 80
+N_JUDGED, N_RULED, N_REPLIES, N_REFINED, N_PROMPTS = 90, 960, 24, 24, 80
 PLACE, NOISE = 3.0, 2.0  # of the rule-based judge in the DPO runs
 SEEDS = (0, 1)
 
@@ -120,26 +122,28 @@ def refined() -> Iterator[dict]:
             yield {"prompt": one.prompt.text, "principle": principle.name, "reply": one.texts[0]} | named
 
 
-def labels() -> dict[str, torch.Tensor]:
-    """p(first is better) of the judged pairs, by each judge."""
-    good_first, good_second = truth(judged_pairs()).unbind(dim=1)
+def rule_labels(count: int = N_JUDGED) -> dict[str, torch.Tensor]:
+    """p(first is better) of the judged pairs, by the truth and by a rule-based judge with noise and a pull of place."""
+    good_first, good_second = truth(judged_pairs(count)).unbind(dim=1)
     generator, sure = torch.Generator().manual_seed(0), RuleJudge(pull=1000.0)
     rule = RuleJudge(place=PLACE, noise=NOISE)
     ab, ba = rule.letters(good_first, good_second, generator), rule.letters(good_second, good_first, generator)
-    stored = load()["parts"]["judged"]["results"]
-    by_smol = ai_preference(*(torch.tensor([result[order] for result in stored]) for order in ("ab", "ba")))
     return {
         "the truth": ai_preference(sure.letters(good_first, good_second), sure.letters(good_second, good_first)),
         "rules, noise and place, asked once": ab.softmax(dim=1)[:, 0],
         "rules, noise and place, asked twice": ai_preference(ab, ba),
-        "SmolLM2, asked twice": by_smol,
-        "SmolLM2, asked twice, made hard": by_smol.round(),
     }
 
 
-def preferences_of(tokenizer, preferences: torch.Tensor) -> tuple[list[Preference], torch.Tensor]:
+def labels() -> dict[str, torch.Tensor]:
+    """p(first is better) of the pairs that SmolLM2 judged, by each judge."""
+    stored = load()["parts"]["judged"]["results"]
+    by_smol = ai_preference(*(torch.tensor([result[order] for result in stored]) for order in ("ab", "ba")))
+    return rule_labels() | {"SmolLM2, asked twice": by_smol, "SmolLM2, asked twice, made hard": by_smol.round()}
+
+
+def preferences_of(tokenizer, rows, preferences: torch.Tensor) -> tuple[list[Preference], torch.Tensor]:
     """The judged pairs as token ids, the chosen first, and p(chosen is better)."""
-    rows = judged_pairs()
     by_text = {text: ended for one, *_ in rows for text, ended in zip(one.texts, one.ended, strict=True)}
     stop = tokenizer.convert_tokens_to_ids(STOP)
 
@@ -154,21 +158,35 @@ def preferences_of(tokenizer, preferences: torch.Tensor) -> tuple[list[Preferenc
     return found, torch.tensor([pair["preference"] for pair in pairs])
 
 
+def tuned_scores(rows, preferences: torch.Tensor | None, config: DPOConfig) -> list:
+    """(prompt, part): scores of stories for held-out prompts, by the instruct model after DPO on these labels."""
+    policy, tokenizer = load_pretrained(course_folder("instruct"), GPT)
+    policy = fuse(policy)
+    if preferences is not None:
+        tune(policy, *preferences_of(tokenizer, rows, preferences), config, tokenizer.pad_token_id)
+    wanted = prompts(N_PROMPTS, seed=4, split="validation")
+    generator = torch.Generator().manual_seed(config.seed)
+    told_now = sample_replies(policy.eval(), tokenizer, encode(tokenizer, wanted), generator=generator)
+    texts = [text_of(tokenizer, reply) for (reply,) in told_now]
+    scores = [true_score(prompt, text) for prompt, text in zip(wanted, texts, strict=True)]
+    return rounded(torch.tensor([[score.faithful, score.kind, score.short] for score in scores]))
+
+
 def rlaif() -> Iterator[dict]:
-    """Scores of stories for held-out prompts: the instruct model's, and those of what DPO makes of it by each judge."""
+    """DPO on the pairs that SmolLM2 judged, by the labels of each judge; and no training."""
     for seed in SEEDS:
+        config = DPOConfig(steps=30, batch_size=8, max_lr=3e-4, seed=seed)
         for name, preferences in {"no training": None, **labels()}.items():
-            policy, tokenizer = load_pretrained(course_folder("instruct"), GPT)
-            if preferences is not None:
-                config = DPOConfig(steps=30, batch_size=8, max_lr=3e-4, seed=seed)
-                tune(policy, *preferences_of(tokenizer, preferences), config, tokenizer.pad_token_id)
-            wanted = prompts(N_PROMPTS, seed=4, split="validation")
-            generator = torch.Generator().manual_seed(seed)
-            told_now = sample_replies(policy.eval(), tokenizer, encode(tokenizer, wanted), generator=generator)
-            texts = [text_of(tokenizer, reply) for (reply,) in told_now]
-            scores = [true_score(prompt, text) for prompt, text in zip(wanted, texts, strict=True)]
-            parts = torch.tensor([[score.faithful, score.kind, score.short] for score in scores])
-            yield {"labels": name, "seed": seed, "scores": rounded(parts)}
+            yield {"labels": name, "seed": seed, "scores": tuned_scores(judged_pairs(), preferences, config)}
+
+
+def rlaif_rules() -> Iterator[dict]:
+    """The same on N_RULED pairs, by the judges that cost nothing, and with half of the aligned model's steps."""
+    rows = judged_pairs(N_RULED)
+    for seed in SEEDS:
+        for name, preferences in rule_labels(N_RULED).items():
+            config = DPOConfig(steps=70, seed=seed)
+            yield {"labels": name, "pairs": len(rows), "seed": seed, "scores": tuned_scores(rows, preferences, config)}
 
 
 PARTS: dict[str, Callable[[], Iterator[dict]]] = {
@@ -176,6 +194,7 @@ PARTS: dict[str, Callable[[], Iterator[dict]]] = {
     "replies_judged": replies_judged,
     "refined": refined,
     "rlaif": rlaif,
+    "rlaif_rules": rlaif_rules,
 }
 
 

@@ -69,7 +69,7 @@ def train_clip(
     tokenizer: PreTrainedTokenizerBase,
     shown: Sequence[Picture],
     seed: int = 0,
-    steps: int = 200,
+    steps: int = 400,
     batch_size: int = 96,
     loss: Callable = contrastive_loss,
     cut: Callable = patchify,

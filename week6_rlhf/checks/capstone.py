@@ -128,6 +128,7 @@ def read(card):
         "heading": next((line for line in found.text.splitlines() if line.startswith("# ")), None),
         "numbers in the table, by task": {task: [round(x, 3) for x in row] for task, row in numbers.items()},
         "limits": [limit in found.text for limit in LIMITS],
+        "list items without text": sum(line.strip() in ("-", "*") for line in found.text.splitlines()),
     }
 
 

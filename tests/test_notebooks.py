@@ -24,13 +24,42 @@ def code_cells(notebook):
     return [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
 
 
+def exercise_of(cell) -> str:
+    """The exercise that a cell defines or checks, or "" where it does neither."""
+    tags = cell.metadata.get("tags", [])
+    if "check" in tags:
+        return re.match(r"check\((\w+)\)", cell.source)[1]
+    return next(iter(cells.statements([cell.source])[-1].binds)) if "exercise" in tags else ""
+
+
+def first_open_then_solved(path):
+    """The solved lesson in which each exercise is checked once before it is begun; and the numbers of those checks."""
+    notebook, skeletons = build.build_notebook(path, solved=True), {}
+    for _, cell in code_cells(build.build_notebook(path)):
+        skeletons.setdefault(exercise_of(cell), []).append(cell)
+    found, number, open_checks = [], 0, {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "exercise" in cell.metadata.get("tags", []):
+            skeleton, check = skeletons[exercise_of(cell)]
+            found += [nbformat.from_dict({**one, "id": f"open-{number}-{one.id}"}) for one in (skeleton, check)]
+            open_checks[number + 1] = exercise_of(cell)
+            number += 2
+        number += cell.cell_type == "code"
+        found.append(cell)
+    notebook.cells = found
+    return notebook, open_checks
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
-def test_a_solved_lesson_passes_and_saves_every_answer(path, tmp_path, work, threads):
-    notebook = build.build_notebook(path, solved=True)
+def test_a_lesson_tells_what_is_open_then_passes_solved_and_saves_every_answer(path, tmp_path, work, threads):
+    notebook, open_checks = first_open_then_solved(path)
     target = tmp_path / f"{path.stem}.ipynb"
     target.write_text(build.text_of(notebook), encoding="utf-8")
     outcome = run_nbval(target)
     assert len(outcome) == len(code_cells(notebook))
+    for number, name in open_checks.items():
+        problem = outcome.pop(number)
+        assert card_lines(problem, name)[0] == f"{name}: still to do.", problem
     problems = {number: text for number, text in outcome.items() if text}
     assert not problems, problems
     lesson = re.sub(r"^\d+_", "", path.stem)
@@ -39,15 +68,15 @@ def test_a_solved_lesson_passes_and_saves_every_answer(path, tmp_path, work, thr
             assert (work / exercise.week / f"{exercise.name}.py").exists(), f"{exercise.name} was not saved"
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
-def test_an_untouched_lesson_fails_at_its_exercises_with_readable_reasons(path, threads):
+@pytest.mark.parametrize("path", [week[0] for week in map(course.lessons, course.weeks())], ids=lambda p: p.stem)
+def test_an_untouched_lesson_fails_just_where_it_waits_for_an_exercise(path, threads):
     notebook = build.build_notebook(path)
     waiting = cells.depends_on_exercises(notebook)
     outcome = run_nbval(path.parent.parent / f"{path.stem}.ipynb")
     for number, (index, cell) in enumerate(code_cells(notebook)):
         problem = outcome[number]
         if "check" in cell.metadata.get("tags", []):
-            name = re.match(r"check\((\w+)\)", cell.source)[1]
+            name = exercise_of(cell)
             assert card_lines(problem, name)[0] == f"{name}: still to do.", problem
         elif problem:
             assert index in waiting, f"cell {number} fails, but waits for no exercise:\n{cell.source}\n{problem}"

@@ -307,25 +307,29 @@ def smooth(values: list[float], width: int = 10) -> Tensor:
 fig, ax = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for seed, one in enumerate(runs):
     style = {"linestyle": ("-", "--")[seed], "label": f"seed {seed}"}
-    ax[0].plot(smooth(one["curves"]["margin"]), color=COLOURS[0], **style)
+    ax[0].plot(range(10, len(one["curves"]["margin"]) + 1), smooth(one["curves"]["margin"]), color=COLOURS[0], **style)
     for name, colour in (("chosen", COLOURS[2]), ("rejected", COLOURS[3])):
-        ax[1].plot(smooth(one["curves"][name]), color=colour, linestyle=style["linestyle"], label=f"{name}, seed {seed}")
+        ax[1].plot(range(10, len(one["curves"][name]) + 1), smooth(one["curves"][name]), color=colour, linestyle=style["linestyle"], label=f"{name}, seed {seed}")
 falls = all(smooth(one["curves"]["chosen"])[-1] < 0 for one in runs)
 ax[0].set(xlabel="step", ylabel="margin of the implicit rewards")
 ax[0].set_title("The margin grows", loc="left", fontsize=11)
 ax[1].set(xlabel="step", ylabel=r"$\log \pi - \log \pi_{ref}$, nats an answer")
 ax[1].set_title("and the chosen answers get less likely too" if falls else "and the chosen answers hold their own", loc="left", fontsize=11)
 ax[1].axhline(0, color="grey", linewidth=0.8, linestyle=":")
+one_round = len(pairs) // DPOConfig().batch_size  # steps in which every pair is seen once
 for axis in ax:
+    axis.axvline(one_round, color="grey", linewidth=0.8, linestyle="--")
     axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 plt.show()
 for one in runs:
-    ends = {name: smooth(one["curves"][name])[-1].item() for name in ("margin", "chosen", "rejected")}
-    print(f"seed {one['config']['seed']}, last 10 steps:", ", ".join(f"{name} {value:+.2f}" for name, value in ends.items()))
+    for steps, at in ((f"steps {one_round - 9} to {one_round}", one_round - 10), ("last 10 steps", -1)):
+        means = {name: smooth(one["curves"][name])[at].item() for name in ("margin", "chosen", "rejected")}
+        print(f"seed {one['config']['seed']}, {steps}:", ", ".join(f"{name} {value:+.2f}" for name, value in means.items()))
 
 # %% [markdown]
-# Both fall, the rejected faster. The loss sees a difference only: it is as content with "rejected down by 20, chosen down by 10" as with "chosen up by
+# Both fall, the rejected faster; the chosen are 5 nats down when every pair has been seen once (the dashed line). (From there on the same pairs come again, and the model knows them: the chosen recover. On
+# new pairs they do not. More of that below.) The loss sees a difference only: it is as content with "rejected down by 20, chosen down by 10" as with "chosen up by
 # 10". And two answers to one prompt, by one model, share most of what makes them likely, so what pushes one down drags the other along. That is
 # *likelihood displacement*. The probability goes somewhere else, to texts that are in no pair. Razin et al. show that this can be harmless, or
 # catastrophic (their model, trained to prefer one refusal over another, refuses less), and that pairs with similar hidden states do it most. So watch
@@ -440,11 +444,11 @@ assert math.isclose(in_trl, ipo_loss(*a_token, tau=0.5).item(), rel_tol=1e-4)
 #
 # ## What beta buys
 #
-# $\beta$ is the price of leaving the reference. Four values, two seeds each, the same number of steps; then each model tells one story for 200 held-out prompts at
+# $\beta$ is the price of leaving the reference. Four values, two seeds each, the same number of steps; then each model tells one story for 256 held-out prompts at
 # temperature 1. Two numbers are of interest together: the *true* score, and how far the policy went, $\mathrm{KL}(\pi \| \pi_\text{ref})$, estimated by
 # the mean of $\log \pi - \log \pi_\text{ref}$ over its own stories.
 #
-# Beside it: **best-of-n**. Draw $n$ stories from the instruct model and keep the best. Nothing is trained, and its distance is known to be at most
+# Beside it: **best-of-n**. Draw $n$ stories from the instruct model and keep the best. Nothing is trained, and its distance is at most
 # $\log n - \frac{n - 1}{n}$ nats. It chooses by the true score here; a learned reward model would choose less well. (Averaged over all ways to take $n$ of 8 stories.)
 #
 # **Predict.** Which $\beta$ goes farthest? At the same KL, which has the higher score: DPO, which was trained once, or best-of-n, which pays for $n$
@@ -498,15 +502,16 @@ for one in ppo:
 
 # %% [markdown]
 # Read the plot from the left. Best-of-n is very hard to beat at the same KL: it moves probability among texts that the instruct model writes anyway, and
-# only by their score. The first nats of DPO buy less. A gradient on a few hundred noisy pairs moves the policy in many directions, most of which have
+# only by their score. The first nats of DPO buy less. A gradient on 1,500 noisy pairs moves the policy in many directions, most of which have
 # nothing to do with the score, and all of which count as KL. What DPO buys is the *price of a story*: one, not $n$.
 #
-# And $\beta$? In this run of 70 steps the margins are a few nats. With $\beta = 0.03$ and $0.1$, $\beta h$ stays small, the weight $\sigma(-\beta h)$ stays near one half, and Adam
-# takes out the factor $\beta$ in front: two values of $\beta$, nearly one policy. A large $\beta$ makes pairs count as settled early, and the policy stays near.
-# So $\beta$ holds the policy only once the margins are of the order of $1 / \beta$; before that, it is the learning rate and the number of steps that
-# decide how far you go. (In the paper's figure 2, too, each $\beta$ is a line, not a point: it is drawn at many steps.)
+# And $\beta$? It does what its place in the objective says: the smaller it is, the farther the policy goes, and the more it earns. Here even the farthest is still better by the true score. Whether
+# it turns further out, as PPO did, this sweep does not reach. (In the paper's figure 2 each $\beta$ is a line, not a point: it is drawn at many steps.)
 #
-# The variants, the same 70 steps with $\beta = 0.1$:
+# PPO's points lie below at the same distance. Be careful with what that says. PPO never saw the pairs. It saw a reward model that orders two of three rightly, and it trained some 7,000 numbers where DPO trained a million. What it
+# does show is how much is lost on the way through a weak reward model.
+#
+# The variants, the same 140 steps with $\beta = 0.1$:
 
 # %%
 for one in study["variants"]:
@@ -568,10 +573,12 @@ print("pairs in the right order, mean over prompts:", with_interval(all_pairs.na
 rows = torch.arange(len(by_truth))
 widest = (by_policy[rows, by_truth.argmax(dim=1)] > by_policy[rows, by_truth.argmin(dim=1)]).double()
 print("best against worst of the four:             ", with_interval(widest[by_truth.max(dim=1).values > by_truth.min(dim=1).values]))
+ratios = {name: by_policy[rows, which(dim=1)] for name, which in (("best", by_truth.argmax), ("worst", by_truth.argmin))}
+print("log π - log π_ref of the best of the four:", with_interval(ratios["best"]), "of the worst:", with_interval(ratios["worst"]))
 print("score of the story that it likes best:      ", with_interval(by_truth[rows, by_policy.argmax(dim=1)]), "of a random one", with_interval(by_truth.mean(dim=1)))
 
 # %% [markdown]
-# It orders better than a coin, from pairs alone. Compare the reward model of lesson 01, which was trained for nothing else. Best-of-4 with *this* judge is far
+# On these prompts the *best* stories have become less likely too: likelihood displacement, without the memory. And it orders better than a coin, from pairs alone. Compare the reward model of lesson 01, which was trained for nothing else. Best-of-4 with *this* judge is far
 # from best-of-4 with the truth: the limit of both ways is what can be learnt from 1,500 noisy choices by a model of a million parameters.
 #
 # Now look at the accuracy that the *training* reported, on the pairs of each batch, before the step.

@@ -33,7 +33,7 @@ from shared.plotting import COLOURS, figure
 from shared.runtime import seed_everything
 from week2_pretraining.solutions.pretraining import load_pretrained
 from week4_finetuning.chat import STOP, encode_prompt
-from week6_rlhf.constitution_study import judged_pairs, labels, load, truth
+from week6_rlhf.constitution_study import N_RULED, judged_pairs, labels, load, rule_labels, truth
 from week6_rlhf.preferences import true_score
 from week6_rlhf.samples import told
 
@@ -105,7 +105,7 @@ from week6_rlhf.solutions.constitutional import revision_prompt
 from week6_rlhf.solutions.constitutional import check_constitution
 
 # %%
-from week6_rlhf.solutions.constitutional import DATA, Pair, Round, final_reply
+from week6_rlhf.solutions.constitutional import DATA, JudgedPair, Round, final_reply
 
 print(
     critique_prompt(
@@ -559,51 +559,42 @@ plt.show()
 #
 # ## RLAIF: labels to a better policy
 #
-# Now all of it together. The 88 pairs, labelled in five ways, each into the same short DPO run (30 steps of 8 pairs with the soft loss, from the study), and 80 held-out prompts.
-# SmolLM2's labels come as they are, and once more rounded to 0 and 1, as if it had been sure:
+# Now all of it together: pairs, labelled by different judges, each into the same DPO run with the soft loss (from the study), and 80 held-out prompts. Two sets of pairs: the 88 that SmolLM2 judged, 30 steps of 8;
+# and 954 that cost nothing to label, 70 steps of 16. SmolLM2's labels come as they are, and once more rounded to 0 and 1, as if it had been sure:
 
 # %%
-judges = labels()
-for name, p in judges.items():
-    print(
-        f"{name:36} labels right {share(((p > 0.5) == first_better).tolist())}, mean distance from one half {(p - 0.5).abs().mean():.3f}"
-    )
+for count, judges in ((len(pairs_judged), labels()), (N_RULED, rule_labels(N_RULED))):
+    good_first, good_second = truth(judged_pairs(count)).unbind(dim=1)
+    for name, p in judges.items():
+        right_ones = ((p > 0.5) == (good_first > good_second)).tolist()
+        print(f"{name:36} labels right {share(right_ones)}, mean distance from one half {(p - 0.5).abs().mean():.3f}")
 
 # %% [markdown]
-# **Predict.** By which labels does the true score of the stories rise? What do SmolLM2's do, soft and hard?
+# **Predict.** By which labels does the true score of the stories rise? How much do 88 pairs do, if they are all right? And 954, of which one in five is wrong?
 
 # %%
-scores = {}
-for result in study["rlaif"]:
-    scores.setdefault(result["labels"], []).append(torch.tensor(result["scores"]))
-parts = {name: torch.cat(runs) for name, runs in scores.items()}  # (seed and prompt, part)
-total = {name: values @ torch.tensor([2.0, 1.0, 1.0]) for name, values in parts.items()}
-fig, ax = figure(
-    "What the labels were worth: true score against no training", "gain in true score, same prompts", "", width=7.5
-)
-for i, (name, values) in enumerate(total.items()):
-    print(
-        f"{name:36} true score {mean_of(values)}; faithful {mean_of(parts[name][:, 0])}, kind {mean_of(parts[name][:, 1])}, short {mean_of(parts[name][:, 2])}"
-    )
-    if name != "no training":
-        gain = (values - total["no training"]).double()
-        low, high = bootstrap_interval(gain, generator=torch.Generator().manual_seed(0))
-        by_seed = [
-            (run @ torch.tensor([2.0, 1.0, 1.0]) - base @ torch.tensor([2.0, 1.0, 1.0])).mean().item()
-            for run, base in zip(scores[name], scores["no training"], strict=True)
-        ]
-        print(f"{'':36} gained {mean_of(gain, '+')}; by seed {[f'{value:+.2f}' for value in by_seed]}")
-        ax.errorbar(
-            gain.mean(), -i, xerr=[[gain.mean() - low], [high - gain.mean()]], fmt="o", color=COLOURS[i - 1], capsize=3
-        )
+WEIGHTS = torch.tensor([2.0, 1.0, 1.0])  # of faithful, kind and short in the true score
+runs = {}
+for part in ("rlaif", "rlaif_rules"):
+    for result in study[part]:
+        runs.setdefault((result.get("pairs", len(pairs_judged)), result["labels"]), []).append(torch.tensor(result["scores"]))
+before = runs.pop((len(pairs_judged), "no training"))
+print(f"no training: true score {mean_of(torch.cat(before) @ WEIGHTS)}")
+fig, ax = figure("What the labels were worth: true score against no training", "gain in true score, same prompts", "", width=7.5)
+for i, ((n_pairs, name), after) in enumerate(runs.items()):
+    gain = ((torch.cat(after) - torch.cat(before)) @ WEIGHTS).double()
+    by_prompt = gain.view(len(after), -1).mean(dim=0)  # two seeds of one prompt are not independent
+    low, high = bootstrap_interval(by_prompt, generator=torch.Generator().manual_seed(0))
+    by_seed = [f"{run.mean():+.2f}" for run in gain.view(len(after), -1)]
+    parts = ", ".join(f"{part} {value:+.2f}" for part, value in zip(("faithful", "kind", "short"), (torch.cat(after) - torch.cat(before)).mean(dim=0).tolist(), strict=True))
+    print(f"{n_pairs:3} pairs, {name:36} gained {mean_of(by_prompt, '+')}; by seed {by_seed}; {parts}")
+    ax.errorbar(gain.mean(), -i, xerr=[[gain.mean() - low], [high - gain.mean()]], fmt="o" if n_pairs < 100 else "s", color=COLOURS[0 if n_pairs < 100 else 1], capsize=3)
 ax.axvline(0, color="grey", linewidth=0.8, linestyle=":")
-ax.set_yticks([-i for i in range(1, len(total))], list(total)[1:])
+ax.set_yticks([-i for i in range(len(runs))], [f"{name} ({n_pairs} pairs)" for n_pairs, name in runs])
 plt.show()
 
 # %% [markdown]
-# The runs differ in nothing but the labels. Hold each gain against the share of right labels above, and mind what the interval is: one over prompts, of these runs, which says little about other runs.
-# SmolLM2's soft labels ask for a margin of a few hundredths of a nat (ln(p / (1 - p)), as you plotted), so they cannot do much, for good or ill: that is what honest uncertainty is worth. Rounded, the same labels pull as hard as the truth does, wherever
-# they point.
+# READING
 #
 # ## Refusals: the harmless side
 #
@@ -658,7 +649,7 @@ revised = [
 ]
 
 
-def label(asked_of, first: list[str], second: list[str], seed: int) -> list[Pair]:
+def label(asked_of, first: list[str], second: list[str], seed: int) -> list[JudgedPair]:
     """Pairs of replies to requests, by a judge who knows the truth and is noisy."""
     values = [
         torch.tensor([float(request.good(text)) for request, text in zip(asked_of, texts, strict=True)])
@@ -690,7 +681,7 @@ from week6_rlhf.dpo_training import DPOConfig, Preference
 stop = tokenizer.convert_tokens_to_ids(STOP)
 
 
-def tuned_on(pairs: list[Pair]):
+def tuned_on(pairs: list[JudgedPair]):
     """The instruct model after a short run on these pairs."""
     model, _ = load_pretrained(course_folder("instruct"), mine("GPT"))
     rows = []

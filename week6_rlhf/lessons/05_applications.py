@@ -681,10 +681,13 @@ for setting in ("the right passage", "1 found", "3 found", "3 found, best last",
 
 # %% [markdown]
 # With the right passage alone, SmolLM2 answers almost all; the course's model almost none. With the first that was found it loses about what the
-# search loses. With three it gets *most* of them wrong, though the right one is nearly always there: the other two are near misses, about the same
-# child or the same kite, and a small reader mixes them up. Recall@3 is a ceiling, and this reader stays far below it. (Large readers stand more
-# passages, but not without limit: Liu et al. 2023, *Lost in the Middle*, [arXiv:2307.03172](https://arxiv.org/abs/2307.03172).) Where the answer is
-# absent, all that is no refusal is made up. The rules ask for a refusal in words; the threshold above enforces it.
+# search loses. With three, the best of them first, it gets *most* wrong, though the right one is nearly always there. Turn the order round (*best last*),
+# and most come right again: this reader answers from what stands nearest to the question. So recall@3 is a ceiling, and the order of the passages
+# decides how near a reader comes to it. (Large readers stand more passages, but there the place counts too: Liu et al. 2023, *Lost in the Middle*,
+# [arXiv:2307.03172](https://arxiv.org/abs/2307.03172).)
+#
+# Where the answer is absent, or no passage is there at all, it *never* says so, whatever the rules ask; what is right there is right by luck. The threshold
+# above enforces a refusal. Words in a prompt do not.
 #
 # ## Poisoned documents
 #
@@ -714,7 +717,8 @@ print(f"{'a lie':20} told {told(believed)}; right {told(right)}")
 print(f"{'no poison':20} right {told([e['outcome'] == 'right' for e in study['1 found'][: len(right)]])}")
 
 # %% [markdown]
-# Look at the intervals before you praise a fence. What the fence guarantees is in the *code*: nothing inside can pass for the user's words. Whether
+# The order was obeyed nowhere, with a fence or without one. That is luck: the poison stood first, and this reader answers from what stands last. Look at the
+# intervals, too, before you praise a fence. What the fence guarantees is in the *code*: nothing inside can pass for the user's words. Whether
 # a model heeds it is the model's matter. And against a lie no fence helps, and no threshold: the lie fits the question perfectly. What helps is to
 # know who wrote what: take in documents only from sources that you trust, keep the source with each chunk, show it with the answer, and prefer two
 # sources that are independent over two copies.

@@ -40,7 +40,8 @@ from shared.models import course_folder
 from shared.plotting import COLOURS as INKS, figure
 from shared.runtime import seed_everything
 from week2_pretraining.solutions.pretraining import load_pretrained
-from week6_rlhf.pictures import COLOURS, PALETTE, SHAPES, UNSEEN, held_out, new_pictures, pictures, pixels_of
+from week6_rlhf.pictures import COLOURS, PALETTE, SHAPES, held_out, new_pictures, pictures, pixels_of
+from week6_rlhf.solutions.multimodal import IMAGE_ID
 
 seed_everything(0)
 model, tokenizer = load_pretrained(course_folder("instruct"), mine("GPT"))
@@ -292,7 +293,7 @@ assert torch.allclose(ours(features), theirs(features), atol=1e-6) and differenc
 # after it would answer the wrong questions.
 
 # %% tags=["exercise"]
-from week6_rlhf.solutions.multimodal import IMAGE_ID, splice_image_tokens
+from week6_rlhf.solutions.multimodal import splice_image_tokens
 
 # %% [markdown]
 # transformers' LLaVA does it in two steps: its processor writes the placeholder once for each image token, and the model scatters the features into those places. What its language

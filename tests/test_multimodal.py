@@ -123,7 +123,8 @@ def as_siglip(encoder, image_size, n_heads):
     d, n_layers = encoder.position_embedding.shape[1], len(encoder.blocks)
     config = SiglipVisionConfig(
         hidden_size=d, intermediate_size=4 * d, num_hidden_layers=n_layers, num_attention_heads=n_heads,
-        image_size=image_size, patch_size=encoder.patch_size, hidden_act="gelu", layer_norm_eps=1e-5, vision_use_head=False,
+        image_size=image_size, patch_size=encoder.patch_size, hidden_act="gelu", layer_norm_eps=1e-5,
+        vision_use_head=False,
     )  # fmt: skip
     theirs = SiglipVisionModel(config).eval()
     renamed = {"norm_1": "layer_norm1", "norm_2": "layer_norm2", "w_o": "self_attn.out_proj"}

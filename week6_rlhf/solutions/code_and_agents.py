@@ -16,7 +16,7 @@ def parse_assertion(text: str, entry_point: str) -> tuple[list[object], object] 
     """(arguments, expected) of `assert entry_point(arguments) == expected`, read as data: nothing of it is run.
 
     The arguments are by position; they and the expected value are literals (numbers, texts, lists ...). A message after
-    a comma is passed over. Any other text gives None, and no text raises. Chen et al. 2022 (CodeT), "Test Case Generation".
+    a comma is passed over. Any other text gives None, and no text raises. Chen et al. 2022 (CodeT).
     Example: ("assert add(2, [-3]) == 5.0", "add") -> ([2, [-3]], 5.0).
     """
     # BEGIN SOLUTION
@@ -38,7 +38,7 @@ def dual_execution_agreement(
     """Consensus sets (score, solutions S_x, tests S_y), best first: score = |S_x|^power · |S_y|.
 
     Solutions that pass exactly the same tests S_y are one set; every solution is in one, also if it passes none. Equal
-    scores come in the order of their first solution; the indices of a set ascend. Chen et al. 2022 (CodeT), their method; their
+    scores come in the order of their first solution; the indices of a set ascend. Chen et al. 2022 (CodeT); their
     repository has power = 0.5. Example: [[1, 1], [1, 1], [0, 1]] -> [(4.0, [0, 1], [0, 1]), (1.0, [2], [1])].
     """
     # BEGIN SOLUTION

@@ -14,7 +14,7 @@ from trl.experimental.ppo.ppo_trainer import masked_mean, masked_whiten
 from trl.trainer.utils import nanstd
 
 from shared.models import course_folder
-from week1_decoder.solutions.decoder import GPT
+from week1_decoder.solutions.decoder import GPT, GPTConfig
 from week2_pretraining.solutions.pretraining import load_pretrained
 from week6_rlhf import ppo_study, ppo_training
 from week6_rlhf.policy import encode
@@ -341,22 +341,26 @@ def test_the_loop_runs_leaves_the_reference_alone_and_gives_the_same_again(cours
         found.append(list(train(model, reference, count_of_a_word, tokenizer, config)))
         assert all(torch.equal(before[name], tensor) for name, tensor in reference.state_dict().items())
     assert found[0] == found[1] and len(found[0]) == TINY.iterations
-    assert found[0][0]["kl"] == pytest.approx(0, abs=1e-3) and found[0][-1]["kl"] > 0.1
+    assert found[0][0]["kl"] == pytest.approx(0, abs=1e-3) and abs(found[0][-1]["kl"]) > 0.01
 
 
-def test_a_policy_that_is_paid_for_short_replies_writes_shorter_ones(course):
-    gpt, tokenizer, _ = course
+def test_a_policy_writes_more_of_the_tokens_that_it_is_paid_for(course):
+    """A small model of random weights; paid are the tokens whose embedding begins above 0, about half of them."""
+    torch.manual_seed(0)
+    config = GPTConfig(vocab_size=len(course[1]), context_length=256, d_model=32, n_layers=1, n_heads=2)
+    gpt = GPT(config).eval()
+    with torch.no_grad():
+        gpt.token_embedding.weight.mul_(10)  # so that its logits differ
+    paid = gpt.token_embedding.weight[:, 0].detach().clone() > 0
 
-    def brevity(given, replies):
-        return -torch.tensor([float(sum(token < 40 for token in reply)) for reply in replies])
+    def share_paid(given, replies):
+        return torch.stack([paid[torch.tensor(reply)].float().mean() for reply in replies])
 
-    gains = []
     for seed in range(2):
         model = PolicyWithValue(copy.deepcopy(gpt))
-        config = replace(TINY, iterations=12, replies=16, max_new_tokens=12, lr=2e-3, beta=0.0, seed=seed)
-        rows = list(train(model, copy.deepcopy(model), brevity, tokenizer, config))
-        gains.append(sum(row["proxy"] for row in rows[-3:]) / 3 - sum(row["proxy"] for row in rows[:3]) / 3)
-    assert min(gains) > 0
+        config = replace(TINY, iterations=8, replies=16, max_new_tokens=12, minibatch=8, lr=3e-2, beta=0.0, seed=seed)
+        shares = [row["proxy"] for row in train(model, copy.deepcopy(model), share_paid, course[1], config)]
+        assert sum(shares[-3:]) / 3 > sum(shares[:2]) / 2 + 0.1, shares
 
 
 def test_the_loop_runs_the_learners_parts(monkeypatch):

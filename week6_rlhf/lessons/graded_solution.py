@@ -15,6 +15,7 @@ import itertools
 import json
 import logging
 import math
+import tempfile
 import time
 import warnings
 from collections import Counter, defaultdict
@@ -125,7 +126,7 @@ policy, reference = as_transformers(gpt, tokenizer), as_transformers(gpt, tokeni
 with torch.no_grad():  # a policy that has moved
     for parameter in policy.parameters():
         parameter += 0.01 * torch.randn(parameter.shape, generator=seeded(1))
-config = DPOConfig(output_dir="unused", beta=0.3, disable_dropout=True, **quiet)
+config = DPOConfig(output_dir=tempfile.mkdtemp(), beta=0.3, disable_dropout=True, **quiet)
 trainer = DPOTrainer(policy, reference, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 batch = next(iter(trainer.get_train_dataloader()))
 with torch.no_grad():

@@ -129,17 +129,24 @@ def _judge(lesson: str, number: object, given: object) -> AnswerCard:
         right, sentences = question.judge(given)
     except ValueError as error:
         raise ValueError(f"Question {number} of the quiz {lesson!r}: {error}") from None
-    key = _key(lesson, question)
-    before = len(_diary().get(key, ()))
-    answers.log_attempt(key, "right" if right else "wrong", None)
-    diary = _diary()
-    if len(diary.get(key, ())) == before:
+    if not _record(_key(lesson, question), right):
         sentences.append(
             f"Not recorded: `{course.work_folder()}` cannot be written. Is it read-only, or the disk full? "
             "In a terminal `sixweeks doctor` says more."
         )
+    diary = _diary()
     n_right = sum(any(e.get("status") == "right" for e in diary.get(_key(lesson, q), ())) for q in questions)
     return AnswerCard(lesson, number, right, [*sentences, f"{n_right} of {len(questions)} questions answered right."])
+
+
+def _record(key: str, right: bool) -> bool:
+    """Enter an answer in the diary, and say whether it can be read there."""
+    before = len(_diary().get(key, ()))
+    for _ in range(2):  # the end of a line that a full disk once cut short swallows the first
+        answers.log_attempt(key, "right" if right else "wrong", None)
+        if len(_diary().get(key, ())) > before:
+            return True
+    return False
 
 
 def _form(lesson: str, questions: tuple[Question, ...]):

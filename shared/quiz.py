@@ -164,7 +164,8 @@ def _form(lesson: str, questions: tuple[Question, ...]):
             options = [(f"{letter}. {text}", letter) for letter, text in short.items()]
             field = widgets.RadioButtons(options=options, value=None, description=f"Question {number}")
         else:
-            field = widgets.Text(placeholder="a number", description=f"Question {number}")
+            # Sent once, when the field is left: a click on Check would overtake what is sent key by key.
+            field = widgets.Text(placeholder="a number", description=f"Question {number}", continuous_update=False)
         field.style.description_width = "initial"
         field.layout.width = "max-content"
         button, verdict = widgets.Button(description=f"Check {number}"), widgets.HTML()

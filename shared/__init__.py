@@ -7,8 +7,10 @@ _NAMES = {
     "mine": "learner",
     "progress": "learner",
     "explore": "plotting",
+    "quiz": "quiz",
+    "answer": "quiz",
 }
-__all__ = ["borrow", "check", "explore", "hint", "mine", "progress"]
+__all__ = ["answer", "borrow", "check", "explore", "hint", "mine", "progress", "quiz"]
 
 
 def __getattr__(name: str):

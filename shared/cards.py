@@ -240,16 +240,24 @@ class ProgressCard(Card):
             grouped.setdefault(row[:2], []).append(row)
         return grouped
 
+    def _quizzes(self) -> dict[tuple[str, str], str]:
+        """The line on the quiz of each lesson that has one."""
+        from shared.quiz import results
+
+        return {(s.week, s.lesson): f"quiz: {s.right} of {s.questions}" for s in results(self.week)}
+
     def lines(self) -> list[str]:
-        lines = []
+        lines, quizzes = [], self._quizzes()
         for (week, lesson), rows in self._by_lesson().items():
             done = sum(row[3] == "passed" for row in rows)
             lines.append(f"{week} / {lesson}: {done} of {len(rows)}")
             lines += [f"  {_SIGNS[row[3]]} {row[2]}: {row[3]}" for row in rows]
+            if (week, lesson) in quizzes:
+                lines.append(f"  {quizzes[week, lesson]}")
         return lines or ["There are no exercises here yet."]
 
     def html(self) -> str:
-        blocks = []
+        blocks, quizzes = [], self._quizzes()
         for (week, lesson), rows in self._by_lesson().items():
             done = sum(row[3] == "passed" for row in rows)
             names = " &nbsp; ".join(
@@ -257,6 +265,8 @@ class ProgressCard(Card):
                 f"<code>{name}</code></span>"
                 for _, _, name, state, tries in rows
             )
+            if (week, lesson) in quizzes:
+                names += f"<br>{quizzes[week, lesson]}"
             title = lesson if self.week else f"{week} / {lesson}"
             blocks.append(
                 f'{ROW}<td style="text-align:left;vertical-align:top"><b>{title}</b></td>'

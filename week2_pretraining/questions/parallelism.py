@@ -57,10 +57,6 @@ QUESTIONS = (
             "It gathers the parameters twice and scatters the gradients once, in every step, whatever the batch is. "
             "With large batches this hides behind the computation.",
         ),
-        Option(
-            "All three.",
-            "Only what is as large as the activations grows with the batch. Parameters and gradients do not.",
-        ),
     ),
     Choice(
         "A new model gives the same outputs on 1, 2 and 4 ranks, to seven digits. Trained on 4 and loaded on 1 it is "

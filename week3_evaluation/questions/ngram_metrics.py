@@ -38,8 +38,8 @@ QUESTIONS = (
         "What is the likeliest reason?",
         Option(
             "It phrases things more like the reference.",
-            "In this lesson a text in the reference's words with all six facts wrong still beat one in other words "
-            "with none wrong.",
+            "In this lesson texts in the reference's words with all six facts wrong had, on average, more than texts "
+            "in other words with none wrong.",
             right=True,
         ),
         Option(

@@ -81,9 +81,12 @@ QUESTIONS = (
             "Throughput doubles, and latency stays.",
             "All slots were busy already: there is nobody to do the additional work.",
         ),
-        Option("Both about double.", "Throughput is bounded by the slots, and those were full with 4 clients."),
         Option(
-            "Neither changes: four clients are served as before, the others get nothing.",
+            "Throughput and latency both about double.",
+            "Throughput is bounded by the slots, and those were full with 4 clients.",
+        ),
+        Option(
+            "Throughput and latency stay: four clients are served, the others are not.",
             "Slots are filled anew whenever a text ends, so all are served, later.",
         ),
     ),

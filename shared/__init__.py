@@ -7,8 +7,9 @@ _NAMES = {
     "mine": "learner",
     "progress": "learner",
     "explore": "plotting",
+    "home": "homepage",
 }
-__all__ = ["borrow", "check", "explore", "hint", "mine", "progress"]
+__all__ = ["borrow", "check", "explore", "hint", "home", "mine", "progress"]
 
 
 def __getattr__(name: str):

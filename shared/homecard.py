@@ -56,7 +56,7 @@ class Week:
 
     @property
     def time(self) -> str:
-        return "" if self.hours is None else f"about {self.hours} hours"
+        return "" if self.hours is None else f"about {self.hours} h"
 
 
 @dataclass(repr=False)
@@ -90,11 +90,7 @@ class HomeCard(Card):
             return "There are no exercises here. Is this the whole folder of the course?", None, ""
         place = self.next()
         if place is None:
-            return (
-                "You have passed every exercise. `sixweeks grade` judges them once more, each alone.",
-                None,
-                "",
-            )
+            return "You have passed every exercise. `sixweeks grade` judges each of them alone.", None, ""
         lesson, name = place
         number = f"exercise {list(lesson.states).index(name) + 1} of {len(lesson.states)}: `{name}`"
         if _overall(self.states) == "open":
@@ -155,19 +151,17 @@ class HomeCard(Card):
         )
         links = [f"{_sign(one.state)} {self._link(one.notebook)} {one.amount}" for one in week.lessons]
         links += [self._link(path) for path in week.more]
-        spans = " &nbsp; ".join(f'<span style="white-space:nowrap">{link}</span>' for link in links)
+        spans = " ".join(f'<span style="white-space:nowrap;margin-right:0.8em">{link}</span>' for link in links)
         exercises = "".join(map(_exercises, week.lessons))
         cells = (
-            f'<div style="white-space:normal">{_inline(week.goal)}</div>'
-            f'<div style="line-height:1.6;white-space:normal">{spans}</div>{exercises}',
+            f'{_inline(week.goal)}<div style="line-height:1.6">{spans}</div>{exercises}',
             f"{bar}{week.progress}",
-            week.time,
-            f"{_sign(state)} {WORDS[state]}",
+            f'<span style="white-space:nowrap">{week.time}</span>',
+            f'<span style="white-space:nowrap">{_sign(state)} {WORDS[state]}</span>',
         )
-        data = "".join(f'<td style="text-align:left;vertical-align:top">{cell}</td>' for cell in cells)
-        return (
-            f'{ROW}<th scope="row" style="text-align:left;vertical-align:top">{html.escape(week.title)}</th>{data}</tr>'
-        )
+        style = "text-align:left;vertical-align:top;white-space:normal"
+        data = "".join(f'<td style="{style}">{cell}</td>' for cell in cells)
+        return f'{ROW}<th scope="row" style="{style}">{html.escape(week.title)}</th>{data}</tr>'
 
     def _link(self, target: Path) -> str:
         name = html.escape(target.stem)
@@ -179,7 +173,7 @@ def _exercises(lesson: Lesson) -> str:
     if lesson.state != "tried":
         return ""
     names = "; ".join(f"{_SIGNS[state]} `{name}`: {state}" for name, state in lesson.states.items())
-    return _p(f"{lesson.notebook.stem}: {names}", "font-size:90%;white-space:normal")
+    return _p(f"{lesson.notebook.stem}: {names}", "font-size:90%")
 
 
 def _sign(state: str) -> str:

@@ -48,6 +48,10 @@ def calendar(states: dict[str, str], root: Path = course.ROOT) -> tuple[Week, ..
 
 def current(root: Path = course.ROOT) -> HomeCard:
     """The card as things stand now. What cannot be read is said on it, and is no reason to fail."""
+    try:
+        known = course.exercises(root)
+    except (course.SourceError, OSError, ValueError) as error:
+        return HomeCard((), facts=(f"A source of the course is damaged: {error}. `git status` says what was changed.",))
     notes: list[str] = []
     diary, states = {}, {}
     try:
@@ -55,11 +59,9 @@ def current(root: Path = course.ROOT) -> HomeCard:
     except OSError as error:
         notes.append(f"Your diary cannot be read: {error}. What you have tried looks open.")
     try:
-        states = {name: answers.state_of(name, diary) for name in course.exercises(root)}
+        states = {name: answers.state_of(name, diary) for name in known}
     except OSError as error:
         notes.append(f"Your answers cannot be read: {error}. What you have passed looks open.")
-    except course.SourceError as error:
-        return HomeCard((), facts=(f"A source of the course is damaged: {error}. `git status` says what was changed.",))
     return HomeCard(calendar(states, root), _latest(diary), (*notes, _environment(), *_scores(), *_times()))
 
 

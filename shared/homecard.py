@@ -172,7 +172,7 @@ def _exercises(lesson: Lesson) -> str:
     """The exercises of a lesson that is in work."""
     if lesson.state != "tried":
         return ""
-    names = "; ".join(f"{_SIGNS[state]} `{name}`: {state}" for name, state in lesson.states.items())
+    names = "; ".join(f"{_SIGNS[state]}\u00a0`{name}`: {state}" for name, state in lesson.states.items())
     return _p(f"{lesson.notebook.stem}: {names}", "font-size:90%")
 
 

@@ -7,10 +7,11 @@ _NAMES = {
     "mine": "learner",
     "progress": "learner",
     "explore": "plotting",
-    "quiz": "quiz",
-    "answer": "quiz",
+    "home": "homepage",
+    "quiz": "quizzes",
+    "answer": "quizzes",
 }
-__all__ = ["answer", "borrow", "check", "explore", "hint", "mine", "progress", "quiz"]
+__all__ = ["answer", "borrow", "check", "explore", "hint", "home", "mine", "progress", "quiz"]
 
 
 def __getattr__(name: str):

@@ -1,7 +1,7 @@
 """Sources to notebooks: `python -m shared.build [--check] [week ...]`.
 
 lessons/NN_x.py + solutions/x.py + checks/x.py -> NN_x.ipynb, byte for byte the same every time;
-lessons/graded_solution.py -> graded_solution.ipynb, executed.
+lessons/graded_solution.py -> graded_solution.ipynb, executed; shared/start.py -> start.ipynb, with an empty calendar.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from shared import answers, cells, course
+from shared import answers, cells, course, homepage
 from shared.checking import Check, find_check
 from shared.course import SourceError
 
-GRADED = "graded_solution"
+GRADED, START = "graded_solution", "start"
 TAGS = {"exercise", "given", "solution"}
 
 # On Colab nothing that is there is replaced: only packages that are missing are installed.
@@ -55,19 +55,22 @@ def repository(root: Path = course.ROOT) -> str:
     return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
+def notebook_of(path: Path) -> Path:
+    """Where the notebook of a source goes: beside the source's folder."""
+    return path.parent.parent / f"{path.stem}.ipynb"
+
+
 def build_notebook(path: Path, solved: bool = False, root: Path = course.ROOT) -> nbformat.NotebookNode:
     """The notebook of a lesson source; `solved` puts the course's answers where the learner's go."""
     import jupytext
 
-    week = path.parent.parent.name
     address = repository(root)
     colab = address.replace("https://github.com/", "https://colab.research.google.com/github/")
-    source = f"{week}/lessons/{path.name}"
-    role = (
-        "Fill in the exercises here. To change the lesson itself, edit" if path.stem != GRADED else "To change it, edit"
-    )
+    source, target = (name.relative_to(root).as_posix() for name in (path, notebook_of(path)))
+    lesson = path.stem not in (GRADED, START)
+    role = "Fill in the exercises here. To change the lesson itself, edit" if lesson else "To change it, edit"
     badge = (
-        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/main/{week}/{path.stem}.ipynb)"
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/main/{target})"
         f"\n\n*Generated from `{source}`. {role} that file and run `python -m shared.build`.*"
     )
     made_cells = [new_markdown_cell(badge)]
@@ -90,6 +93,8 @@ def build_notebook(path: Path, solved: bool = False, root: Path = course.ROOT) -
             made_cells.append(
                 new_code_cell(BOOTSTRAP.format(name=name, address=address), metadata={"tags": ["bootstrap"]})
             )
+    if path.stem == START:
+        homepage.store_preview(made_cells, root)
     notebook = new_notebook(cells=_with_ids(made_cells))
     notebook.metadata = nbformat.from_dict(
         {
@@ -242,7 +247,7 @@ def validate(root: Path = course.ROOT) -> None:
 
 def stale(path: Path, root: Path = course.ROOT) -> str | None:
     """Why the notebook of this source is not up to date, or None."""
-    target = path.parent.parent / f"{path.stem}.ipynb"
+    target = notebook_of(path)
     if not target.exists():
         return "is missing"
     stored = nbformat.read(target, as_version=nbformat.NO_CONVERT)
@@ -268,21 +273,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         validate()
         bad = 0
-        for week in options.weeks or course.weeks():
-            for path in course.lessons(week.strip("/")):
-                target = path.parent.parent / f"{path.stem}.ipynb"
-                name = f"{target.parent.name}/{target.name}"
-                why = "is to be executed again" if options.execute and path.stem == GRADED else stale(path)
-                if options.check:
-                    bad += why is not None
-                    print(f"{name}: {why or 'up to date'}")
-                elif why:
-                    notebook = build_notebook(path)
-                    if path.stem == GRADED:
-                        print(f"{name}: executing ...", flush=True)
-                        execute(notebook, target.parent)
-                    answers.write_atomically(target, text_of(notebook))
-                    print(f"{name}: written")
+        paths = [path for week in options.weeks or course.weeks() for path in course.lessons(week.strip("/"))]
+        for path in paths if options.weeks else [*paths, course.ROOT / "shared" / f"{START}.py"]:
+            target = notebook_of(path)
+            name = target.relative_to(course.ROOT).as_posix()
+            why = "is to be executed again" if options.execute and path.stem == GRADED else stale(path)
+            if options.check:
+                bad += why is not None
+                print(f"{name}: {why or 'up to date'}")
+            elif why:
+                notebook = build_notebook(path)
+                if path.stem == GRADED:
+                    print(f"{name}: executing ...", flush=True)
+                    execute(notebook, target.parent)
+                answers.write_atomically(target, text_of(notebook))
+                print(f"{name}: written")
     except SourceError as error:
         print(error, file=sys.stderr)
         return 1

@@ -242,7 +242,7 @@ class ProgressCard(Card):
 
     def _quizzes(self) -> dict[tuple[str, str], str]:
         """The line on the quiz of each lesson that has one."""
-        from shared.quiz import results
+        from shared.quizzes import results
 
         return {(s.week, s.lesson): f"quiz: {s.right} of {s.questions}" for s in results(self.week)}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 
 from shared import course
@@ -17,14 +19,14 @@ from shared import course
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="sixweeks", description="LLMs in six weeks")
     commands = parser.add_subparsers(dest="command", required=True)
-    lab_parser = commands.add_parser("lab", help="open JupyterLab at the next exercise")
+    lab_parser = commands.add_parser("lab", help="open JupyterLab at the start page")
     lab_parser.add_argument("options", nargs=argparse.REMAINDER, help="passed on to JupyterLab")
     check_parser = commands.add_parser("check", help="run notebooks by nbval and say which exercises are right")
     check_parser.add_argument("target", nargs="?", help="a week or a notebook (default: every lesson)")
     grade_parser = commands.add_parser("grade", help="grade a notebook, a week, or a folder of notebooks")
     grade_parser.add_argument("target", help="a week, a notebook or a folder")
     grade_parser.add_argument("--out", type=Path, help="also write the grades to this CSV file")
-    commands.add_parser("status", help="what is passed, tried and open")
+    commands.add_parser("status", help="the six weeks: what is passed, tried and open, and what is next")
     commands.add_parser("leaderboard", help="the models of the course, and yours, over all tasks of week 3")
     commands.add_parser("doctor", help="what works on this machine, what does not, and what to do")
     options, rest = parser.parse_known_args(arguments)
@@ -43,12 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def lab(options: argparse.Namespace) -> int:
-    """JupyterLab on the course's folder, opened at the notebook of the first exercise not yet passed."""
-    from shared.answers import state_of
-
-    known = course.exercises()
-    open_exercise = next((e for e in known.values() if state_of(e.name, {}) != "passed"), None)
-    where = course.lesson_notebook(open_exercise or next(iter(known.values()))).relative_to(course.ROOT).as_posix()
+    """JupyterLab on the course's folder, opened at the start page."""
+    where = "start.ipynb"
     command = [
         sys.executable,
         "-m",
@@ -184,12 +182,10 @@ def grade(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    from shared.cards import ProgressCard
+    """The same as the card of the start page."""
+    from shared import homepage
 
-    card = ProgressCard()
-    states = [row[3] for row in card.rows()]
-    print(card)
-    print(f"{states.count('passed')} passed, {states.count('tried')} tried, {states.count('open')} open")
+    print(homepage.current())
     return 0
 
 
@@ -212,8 +208,8 @@ def doctor(options: argparse.Namespace) -> int:
     return 0
 
 
-def _examine():
-    """(name, ok, what was found and what to do)."""
+def quick_look() -> Iterator[tuple[str, bool, str]]:
+    """(name, ok, what was found and what to do), for what is known at once."""
     from importlib.metadata import PackageNotFoundError, version
 
     v = sys.version_info
@@ -225,14 +221,6 @@ def _examine():
         except PackageNotFoundError:
             missing.append(package)
     yield "packages", not missing, f"missing: {', '.join(missing)}; pip install -e ." if missing else ", ".join(found)
-    if "torch" not in missing:
-        from shared import runtime
-
-        yield (
-            "device",
-            True,
-            f"{runtime.pick_device()}, {runtime.pick_dtype(runtime.pick_device())}".replace("torch.", ""),
-        )
     import psutil
 
     memory = psutil.virtual_memory()
@@ -253,8 +241,16 @@ def _examine():
         yield "your answers", True, f"kept in {work}"
     except OSError as error:
         yield "your answers", False, f"cannot be written to {work}: {error}. Set SIXWEEKS_WORK to a folder of yours"
+
+
+def _examine() -> Iterator[tuple[str, bool, str]]:
+    """What is known at once, then what takes a second or two."""
+    yield from quick_look()
     from shared import models, runtime, sandbox
 
+    if importlib.util.find_spec("torch"):
+        device = runtime.pick_device()
+        yield "device", True, f"{device}, {runtime.pick_dtype(device)}".replace("torch.", "")
     hub = runtime.hub_reachable()
     yield "hub", True, "reachable" if hub else "not reachable: the course goes on offline, with its own texts"
     cached = models.available()

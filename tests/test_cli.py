@@ -98,16 +98,11 @@ def test_a_written_leaderboard_is_read_again_and_changes_by_line(one_week):
     assert len(before) == len(after) and sum(a != b for a, b in zip(before, after, strict=True)) == 1
 
 
-@pytest.mark.parametrize("passed", [False, True])
-def test_lab_opens_the_first_open_exercise_in_the_courses_folder(passed, work, monkeypatch, capsys):
-    if passed:
-        from shared import course
-
-        for exercise in course.exercises().values():
-            if exercise.lesson == "tokenization":
-                path = work / exercise.week / f"{exercise.name}.py"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text("")
+def test_lab_opens_the_start_page_in_the_courses_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli.course, "ROOT", tmp_path)
+    assert main(["lab"]) == 2
+    assert "start.ipynb is not there" in capsys.readouterr().err
+    (tmp_path / "start.ipynb").write_text("")
     calls = []
 
     class Server:
@@ -120,8 +115,7 @@ def test_lab_opens_the_first_open_exercise_in_the_courses_folder(passed, work, m
     monkeypatch.setattr(cli.subprocess, "Popen", Server)
     assert main(["lab", "--no-browser"]) == 0
     (command,) = calls
-    where = "02_attention" if passed else "01_tokenization"
-    assert f"--LabApp.default_url=/lab/tree/week1_decoder/{where}.ipynb" in command
+    assert f"--ServerApp.root_dir={tmp_path}" in command and "--LabApp.default_url=/lab/tree/start.ipynb" in command
     assert command[-1] == "--no-browser" and command[0] == sys.executable
 
 

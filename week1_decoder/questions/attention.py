@@ -1,6 +1,6 @@
 """The quiz at the end of 02_attention."""
 
-from shared.quiz import Choice, Number, Option
+from shared.questions import Choice, Number, Option
 
 QUESTIONS = (
     Number(

@@ -1,6 +1,6 @@
 """What a learner should know after lesson 05, sampling."""
 
-from shared.quiz import Choice, Number, Option
+from shared.questions import Choice, Number, Option
 
 QUESTIONS = (
     Number(

@@ -1,6 +1,6 @@
 """The questions at the end of lesson 06."""
 
-from shared.quiz import Choice, Number, Option
+from shared.questions import Choice, Number, Option
 
 QUESTIONS = (
     Number(

@@ -1,6 +1,6 @@
 """Questions at the end of the lesson on the capstone."""
 
-from shared.quiz import Choice, Number, Option
+from shared.questions import Choice, Number, Option
 
 QUESTIONS = (
     Number(

@@ -17,11 +17,12 @@ from shared.cards import ProgressCard
 from shared.cli import main
 from shared.course import SourceError
 from shared.questions import question_files
-from shared.quiz import Choice, Number, Option, QuizCard, questions_of, results
+from shared.questions import Choice, Number, Option, questions_of
+from shared.quizzes import QuizCard, results
 from tests import lab
 
 # The module itself: as an attribute of `shared` its name may stand for the function.
-module = sys.modules["shared.quiz"]
+module = sys.modules["shared.quizzes"]
 
 QUESTIONS = (
     Choice(
@@ -96,7 +97,7 @@ def test_right_options_stand_at_every_letter_wherever_the_author_put_them():
 
 def test_the_order_is_the_same_in_every_process():
     program = (
-        "from shared.quiz import questions_of; print([list(q.shown.items()) for q in questions_of('attention')[1:3]])"
+        "from shared.questions import questions_of; print([list(q.shown.items()) for q in questions_of('attention')[1:3]])"
     )
     again = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=course.ROOT, check=True)
     assert again.stdout.strip() == str([list(q.shown.items()) for q in questions_of("attention")[1:3]])
@@ -150,7 +151,7 @@ def small_course(root: Path, text: str) -> Path:
 
 def file_of(*questions: str) -> str:
     return (
-        "from shared.quiz import Choice, Number, Option\n\nQUESTIONS = (\n"
+        "from shared.questions import Choice, Number, Option\n\nQUESTIONS = (\n"
         + "".join(f"{q},\n" for q in questions)
         + ")\n"
     )
@@ -186,7 +187,7 @@ def test_the_line_of_a_faulty_question_is_told(tmp_path):
         file_of(*GOOD[:2]): "tuple of three to five",
         file_of(*(f'Number("{i}?", {i}, "why")' for i in range(6))): "tuple of three to five",
         "QUESTIONS = (\n1,": r"a\.py:1: this is not valid Python",
-        "from shared.quiz import Option\n\nOption('a')": r"a\.py:3: TypeError: .*'why'",
+        "from shared.questions import Option\n\nOption('a')": r"a\.py:3: TypeError: .*'why'",
         "import no_such_thing": r"a\.py:1: ModuleNotFoundError",
     }.items(),
 )
@@ -441,7 +442,7 @@ def test_a_lesson_without_questions_has_no_such_line(monkeypatch):
 # --- in a notebook ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", ["import shared.quiz", "from shared.quiz import Option", "import shared", "pass"])
+@pytest.mark.parametrize("first", ["import shared.quiz", "from shared.questions import Option", "import shared", "pass"])
 def test_quiz_can_be_called_however_it_is_imported(first):
     program = f"{first}\nimport shared\nfrom shared import answer, quiz\nquiz('attention')\nanswer(1, 8)\n"
     program += "shared.quiz('attention')"

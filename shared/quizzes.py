@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-import types
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared import answers, cells, course
 from shared.cards import _HEAD, Card, NoteCard, _box, _inline, _p
 from shared.questions import Choice, Number, Option, Question, question_files, questions_of
-
-__all__ = ["Choice", "Number", "Option", "Score", "answer", "questions_of", "quiz", "results"]
 
 
 @dataclass(frozen=True)
@@ -215,13 +212,3 @@ def answer(*parts: object) -> None:
         shown = f"the quiz last shown is {_last!r}" if _last else "no quiz was shown in this notebook yet"
         raise ValueError(f'Answer by answer(1, "b"), or with the lesson: answer("LESSON", 1, "b"); {shown}.')
     _show(_judge(*parts))
-
-
-class _Callable(types.ModuleType):
-    """This module and its function share a name; `from shared import quiz` may give either, and both are called."""
-
-    def __call__(self, lesson: str) -> None:
-        quiz(lesson)
-
-
-sys.modules[__name__].__class__ = _Callable

@@ -62,7 +62,7 @@ def changed_notebooks(root: Path) -> dict[str, str]:
         raise UpdateError("No branch is checked out. `git switch main` takes you to the course's, then update again.")
     if not succeeds(root, "rev-parse", "@{upstream}"):
         raise UpdateError(
-            "Your branch follows no published one. Name it by `git branch --set-upstream-to=origin/main`, then update again."
+            "Your branch follows no published one. `git branch --set-upstream-to=origin/main` names it; then update again."
         )
     if git(root, "ls-files", "--unmerged"):
         raise UpdateError(

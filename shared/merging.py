@@ -97,7 +97,11 @@ class Merger:
         """Which cells are the learner's; in these, renamed exercises get their new names."""
         known = [*mine.before, *(self.pages[mine.path].cells if mine.path in self.pages else ())]
         course = published(mine.cells, known)
-        own = [bool(cell.source.strip()) and not theirs for cell, theirs in zip(mine.cells, course, strict=True)]
+        skeletons = {cell.source for cell in mine.before if cell.cell_type == "code" and definitions(cell.source)}
+        own = [
+            bool(cell.source.strip()) and not theirs and cell.source not in skeletons
+            for cell, theirs in zip(mine.cells, course, strict=True)
+        ]
         for cell in [*mine.before, *(c for c, is_own in zip(mine.cells, own, strict=True) if is_own)]:
             if cell.cell_type == "code" and self.renamed:
                 cell.source = rename(cell.source, self.renamed)
@@ -190,11 +194,10 @@ class Merger:
             return path, target
         why = "its signature changed" if name in self.open else "another answer stands above"
         why = why if wins else "you had defined it again further down"
-        head = (
-            f"# Your answer before the update: {name} ({why}).\n# Take over what still holds, and delete this cell.\n"
-        )
-        kept = nbformat.v4.new_code_cell()
-        return self._keep((path, target), kept, f"{head}\n{commented(source)}", self.changes[path].conflicts, name, why)
+        text = f"# Your answer before the update: {name}. Take over what still holds, then delete this cell.\n"
+        text = f"{text}\n{commented(source)}"
+        told = self.changes[path].conflicts
+        return self._keep((path, target), nbformat.v4.new_code_cell(), text, told, f"{name} ({why})")
 
     def _winning(self, name: str) -> str | None:
         mine, index = self.winners[name]
@@ -208,7 +211,7 @@ class Merger:
             self._keep((home, cells[-1]), nbformat.v4.new_markdown_cell(), text, [])
         return home, cells[-1]
 
-    def _keep(self, near: Spot, cell: nbformat.NotebookNode, source: str, told: list[str], *words: str) -> Spot:
+    def _keep(self, near: Spot, cell: nbformat.NotebookNode, source: str, told: list[str], words: str = "") -> Spot:
         """The learner's cell behind another; one that is there already is found, not put there twice."""
         path, before = near
         for index, other in enumerate(self.there[path]):
@@ -227,5 +230,5 @@ class Merger:
             new["id"] = next(n for n in names if n and n not in taken and not PUBLISHED_ID.fullmatch(n))
         page.cells.insert(position(page.cells, before) + 1, new)
         first = next((line for line in cell.source.splitlines() if line.strip()), "")
-        told.append(": ".join(words) or first.strip()[:60])
+        told.append(words or first.strip()[:60])
         return path, new

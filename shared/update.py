@@ -50,8 +50,8 @@ def update(root: Path = course.ROOT, dry_run: bool = False, renamed: dict[str, s
         return Report(["You have the newest version; nothing was changed."])
     if ahead:
         raise UpdateError(
-            f"Your branch has diverged: it holds {ahead} commits of its own, and {behind} new ones are published. Nothing "
-            "was changed. Keep yours under another name, take the published version, and put your work into it:\n"
+            f"Your branch has diverged: it holds {ahead} commits of its own, and {behind} new ones are published. "
+            "Nothing was changed. Keep yours under another name, take the published version, and put your work into it:\n"
             "  git branch my-work\n  git worktree add work/my-work my-work\n  git reset --keep @{upstream}\n"
             "  sixweeks restore work/my-work"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import shutil
 import subprocess
 import tarfile
@@ -144,9 +145,9 @@ def _collect(
                 "`sixweeks restore` puts your saved answers in."
             )
             continue
-        source = Path(str(notebook.metadata.get("sixweeks", {}).get("source", "")))
-        lesson = f"{source.parent.parent.name}/{source.stem}.ipynb" if source.suffix == ".py" else where
-        if lesson == where and not (root / where).exists():
+        told = re.search(r"'source': '([^']+)/lessons/([^']+)\.py'", str(notebook.metadata.get("sixweeks")))
+        lesson = f"{told[1]}/{told[2]}.ipynb" if told else where
+        if not told and not (root / where).exists():
             report.lines.append(f"{where}: left alone, it is no notebook of the course.")
             continue
         before = []
@@ -185,7 +186,7 @@ def _merge(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # about the learner's strings: not now
         merger = Merger(pages, exercises, renamed)
-        merger.merge(mine)
+        merger.merge([notebook for notebook in mine if notebook.path not in stamps.keys() - pages.keys()])
         handled = {notebook.path for notebook in mine}
         for name, (path, _) in merger.targets.items() if saved else ():
             if path not in handled and (answer := _saved_answer(saved, name, pages[path], exercises, renamed)):
@@ -206,7 +207,7 @@ def _merge(
             except OSError as error:
                 raise UpdateError(f"{name} cannot be written: {error}.") from None
         report.lines.append(_told(name, changes))
-    if not any(merger.changes.values()):
+    if not report.refused and not any(merger.changes.values()):
         report.lines.append("Nothing to put back: all that is yours stands in the notebooks.")
 
 

@@ -1,6 +1,8 @@
 """An update loses nothing: answers, notes and cells of the learner are there afterwards, or nothing has changed."""
 
+import copy
 import os
+import random
 import shutil
 import subprocess
 import types
@@ -12,7 +14,8 @@ import pytest
 from shared import answers, build, clone, course
 from shared import update as updating
 from shared.clone import UpdateError
-from shared.merging import HEADING
+from shared.merging import HEADING, Merger, Mine
+from shared.notebooks import id_of
 from shared.update import restore, update
 
 WEEK = "week1_tiny"
@@ -563,8 +566,8 @@ def test_a_full_disk_while_notebooks_are_set_aside_changes_nothing(at_work, monk
 
 
 def test_a_copy_that_does_not_read_back_changes_nothing(at_work, monkeypatch):
-    copy = shutil.copy2
-    monkeypatch.setattr(clone.shutil, "copy2", lambda a, b: Path(copy(a, b)).write_bytes(b"half"))
+    copy2 = shutil.copy2
+    monkeypatch.setattr(clone.shutil, "copy2", lambda a, b: Path(copy2(a, b)).write_bytes(b"half"))
     unchanged_after(at_work, "does not read back")
 
 
@@ -620,8 +623,8 @@ def test_an_interrupt_puts_the_notebooks_back(at_work, monkeypatch):
 
 
 def test_where_nothing_can_be_put_back_the_kept_copy_is_named(at_work, monkeypatch):
-    copy, left = clone.copy, [1]
-    monkeypatch.setattr(clone, "copy", lambda a, b: copy(a, b) if left and left.pop() else full())
+    real, left = clone.copy, [1]
+    monkeypatch.setattr(clone, "copy", lambda a, b: real(a, b) if left and left.pop() else full())
     monkeypatch.setattr(updating, "_merge", full)
     with pytest.raises(UpdateError, match=r"All of them are safe in .*kept"):
         update(at_work.learner)
@@ -729,6 +732,7 @@ def test_a_branch_that_follows_none_and_no_branch_at_all_are_told(at_work):
 
 
 def test_a_pull_that_ended_in_a_conflict_is_taken_back_first(at_work):
+    Notebook(at_work.learner).type("## Doubling", "## My title").save()
     git(at_work.learner, "commit", "--quiet", "--all", "-m", "my answers")
     subprocess.run(["git", "-C", at_work.learner, "pull", "--no-rebase", "--quiet"], capture_output=True)
     assert "<<<<<<<" in (at_work.learner / FIRST).read_text()
@@ -809,8 +813,79 @@ def test_an_older_answer_in_a_copied_notebook_does_not_become_the_answer(clones,
     assert after(MY_DOUBLE, clones.learner).endswith("# def double(x):\n#     return 0")
 
 
-def test_real_lessons_take_every_solution_and_give_it_back(tmp_path):
-    """All notebooks of the course: filled with the solutions, restored into untouched ones, equal to the solved ones."""
+def test_every_lesson_of_the_course_takes_its_answers_back_byte_for_byte(tmp_path):
+    root, full_copy = tmp_path / "course", tmp_path / "copy"
+    n_answers = 0
+    known = {exercise.skeleton: exercise for exercise in course.exercises().values()}
+    for week in course.weeks():
+        for shelf in ("solutions", "lessons"):
+            shutil.copytree(course.ROOT / week / shelf, root / week / shelf)
+        for path in (course.ROOT / week).glob("*.ipynb"):
+            shutil.copy(path, root / week)
+            notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+            for cell in notebook.cells:
+                if "exercise" in cell.metadata.get("tags", []):
+                    cell.source = known[cell.source].solution
+                    n_answers += 1
+            (full_copy / week).mkdir(parents=True, exist_ok=True)
+            (full_copy / week / path.name).write_text(build.text_of(notebook))
+    report = restore(full_copy, root=root)
+    answered = [name for line in report.lines if "put back: " in line for name in line.split("put back: ")[1].split(", ")]
+    assert len(answered) == len(set(answered)) == n_answers > 100
+    assert {p.relative_to(full_copy): p.read_bytes() for p in full_copy.rglob("*.ipynb")} == {
+        p.relative_to(root): p.read_bytes() for p in root.rglob("*.ipynb")
+    }
+    assert is_settled(root, folder=full_copy)
+
+
+def edited(cells: list, pick: random.Random, tag: str) -> list:
+    """Cells after some edits of any kind: changed, added, copied, deleted, moved."""
+    cells = [copy.deepcopy(cell) for cell in cells]
+    for number in range(pick.randint(1, 12)):
+        here, there = pick.randrange(len(cells)), pick.randrange(len(cells))
+        kind = pick.choice(["change", "add", "note", "copy", "delete", "move"])
+        if kind == "change":
+            cells[here].source += f"\n# {tag} {number}"
+        elif kind == "add":
+            cells.insert(here, nbformat.v4.new_code_cell(f"{tag}_{number} = {number}"))
+        elif kind == "note":
+            cells.insert(here, nbformat.v4.new_markdown_cell(f"{tag}, note {number}"))
+        elif kind == "copy":
+            twin = nbformat.from_dict({**copy.deepcopy(cells[here]), "id": f"{pick.getrandbits(32):08x}"})
+            cells.insert(there, twin)
+        elif kind == "delete" and len(cells) > 5:
+            del cells[here]
+        elif kind == "move":
+            cells.insert(there, cells.pop(here))
+    return cells
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_both_sides_edit_no_line_is_lost_and_a_second_time_changes_nothing(seed):
+    pick = random.Random(seed)
+    path = "week1_decoder/02_attention.ipynb"
+    before = nbformat.read(course.ROOT / path, as_version=nbformat.NO_CONVERT)
+    page = copy.deepcopy(before)
+    page.cells = build._with_ids(edited(before.cells, pick, "theirs"))
+    mine = Mine(path, edited(before.cells, pick, "mine"), copy.deepcopy(before.cells) if seed % 2 else [])
+    published = {cell.source: id_of(cell) for cell in before.cells}
+    own = [cell for cell in mine.cells if published.get(cell.source) != id_of(cell)]
+    original, theirs = copy.deepcopy(mine), copy.deepcopy(page.cells)
+    merger = Merger({path: page}, course.exercises(), {})
+    merger.merge([mine])
+    text = "\n".join(cell.source for cell in page.cells)
+    lines = {line.removeprefix("# ").strip() for line in text.splitlines()} | {l.strip() for l in text.splitlines()}
+    for cell in own:
+        assert {line.strip() for line in cell.source.splitlines()} - {""} <= lines, cell.source
+    answered = merger.changes[path].answers
+    left = [cell.source for cell in page.cells]
+    kept = [c.source for c in theirs if not any(f"def {name}(" in c.source for name in answered)]
+    assert [source for source in left if source in kept][: len(kept)] and set(kept) <= set(left)
+    nbformat.validate(page)
+    once = copy.deepcopy(page)
+    again = Merger({path: page}, course.exercises(), {})
+    again.merge([original])
+    assert build.text_of(page) == build.text_of(once) and not any(again.changes.values())
 
 
 # The commands

@@ -34,9 +34,10 @@ def git(root: Path, *arguments: str) -> str:
     return done.stdout.decode("utf-8", "surrogateescape")
 
 
-def last_words(error: subprocess.SubprocessError) -> str:
+def git_says(error: subprocess.SubprocessError) -> str:
+    """The first lines of why git failed."""
     lines = (getattr(error, "stderr", None) or b"").decode("utf-8", "replace").strip().splitlines()
-    return " ".join(line.strip() for line in lines[-4:]) or "no answer in time"
+    return " ".join(line.strip() for line in lines[:4] if line.strip()).rstrip(".") or "no answer in time"
 
 
 def succeeds(root: Path, *arguments: str) -> bool:
@@ -55,19 +56,21 @@ def changed_notebooks(root: Path) -> dict[str, str]:
     try:
         top = git(root, "rev-parse", "--show-toplevel").rstrip("\n")
     except subprocess.CalledProcessError as error:
-        raise UpdateError(f"{root} is not a clone that git can update ({last_words(error)}). {by_hand}") from None
+        raise UpdateError(f"{root} is not a clone that git can update ({git_says(error)}). {by_hand}") from None
     if Path(top).resolve() != root.resolve():
         raise UpdateError(f"{root} is not a clone of the course: it lies in another one, {top}. {by_hand}")
+    if git(root, "ls-files", "--unmerged"):
+        raise UpdateError(
+            "git holds a conflict that is not settled; nothing was changed. Take it back, then update again: after a "
+            "pull by `git merge --abort` or `git rebase --abort`; after a stash pop by `git reset --merge`, which keeps the "
+            "stash: `git worktree add work/my-work stash@{0}` and `sixweeks restore work/my-work` put it in."
+        )
     if not succeeds(root, "symbolic-ref", "--quiet", "HEAD"):
         raise UpdateError("No branch is checked out. `git switch main` takes you to the course's, then update again.")
     if not succeeds(root, "rev-parse", "@{upstream}"):
         raise UpdateError(
-            "Your branch follows no published one. `git branch --set-upstream-to=origin/main` names it; then update again."
-        )
-    if git(root, "ls-files", "--unmerged"):
-        raise UpdateError(
-            "git holds a conflict that is not settled; nothing was changed. Take it back with `git merge --abort` "
-            "(after a pull) or `git reset --merge` (after a stash pop, which keeps the stash), then update again."
+            "Your branch follows no published one. `git branch --set-upstream-to=origin/main` names it: do that, and "
+            "update again."
         )
     told = git(root, "diff", "--name-status", "--no-renames", "-z", "HEAD").split("\0")[:-1]
     changed = dict(zip(told[1::2], told[::2], strict=True))
@@ -122,11 +125,13 @@ def copy(source: Path, target: Path) -> None:
 def put_back(root: Path, kept: Path, head: str, changed: dict[str, str]) -> None:
     """The version before, with the learner's notebooks as they were; the kept copy goes only when all is back."""
     try:
-        git(root, "reset", "--quiet", "--hard", head)
+        differ = git(root, "diff", "--name-only", "--no-renames", "-z", "HEAD").split("\0")[:-1]
+        if git(root, "rev-parse", "HEAD").strip() != head or set(differ) - changed.keys():
+            git(root, "reset", "--quiet", "--hard", head)
         for path, status in changed.items():
             if status == "D":
                 (root / path).unlink(missing_ok=True)
-            else:
+            elif not ((root / path).exists() and filecmp.cmp(kept / path, root / path, shallow=False)):
                 copy(kept / path, root / path)
     except (OSError, subprocess.SubprocessError) as error:
         raise UpdateError(

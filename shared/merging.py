@@ -110,6 +110,7 @@ class Merger:
     def _choose(self, own: dict[Mine, list[bool]]) -> None:
         """Decide which cell answers each exercise: the last that defines it, in the notebook with its check."""
         found: dict[str, list[tuple[bool, Mine, int]]] = {}
+        checks = {mine: {name for c in mine.cells for name in re.findall(r"^check\((\w+)", c.source)} for mine in own}
         for mine, theirs in own.items():
             for index, cell in enumerate(mine.cells if not graded(mine.path) else ()):
                 if theirs[index] and cell.cell_type == "code":
@@ -117,10 +118,9 @@ class Merger:
                     for name in (defined | assigned(cell.source)) & self.targets.keys():
                         found.setdefault(name, []).append((name in defined, mine, index))
         for name, every in found.items():
-            called = "|".join([name, *(old for old, new in self.renamed.items() if new == name)])
-            checked = [m for m in own if any(re.match(rf"check\(({called})\b", c.source) for c in m.cells)]
+            called = {name, *(old for old, new in self.renamed.items() if new == name)}
             every = [entry for entry in every if entry[0]] or every
-            _, chosen, last = ([entry for entry in every if entry[1] in checked] or every)[-1]
+            _, chosen, last = ([entry for entry in every if checks[entry[1]] & called] or every)[-1]
             self.winners[name] = chosen, last
             for _, mine, index in every:
                 if mine is chosen or mine.path == self.targets[name][0]:

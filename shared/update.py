@@ -17,7 +17,7 @@ from pathlib import Path
 from shared import answers, course
 from shared.build import text_of
 from shared.cells import NotebookError, statements
-from shared.clone import UNCHANGED, VERSION, UpdateError, changed_notebooks, git, last_words, put_back, set_aside, stamp
+from shared.clone import UNCHANGED, VERSION, UpdateError, changed_notebooks, git, git_says, put_back, set_aside, stamp
 from shared.merging import Changes, Merger, Mine
 from shared.notebooks import read, rename
 
@@ -43,7 +43,7 @@ def update(root: Path = course.ROOT, dry_run: bool = False, renamed: dict[str, s
     except subprocess.SubprocessError as error:
         raise UpdateError(
             "The published course cannot be reached, and nothing was changed. Is there a network? "
-            f"git says: {last_words(error)}"
+            f"git says: {git_says(error)}"
         ) from None
     head = git(root, "rev-parse", "HEAD").strip()
     ahead, behind = map(int, git(root, "rev-list", "--left-right", "--count", "HEAD...@{upstream}").split())
@@ -52,7 +52,7 @@ def update(root: Path = course.ROOT, dry_run: bool = False, renamed: dict[str, s
     if ahead:
         raise UpdateError(
             f"Your branch has diverged: it holds {ahead} commits of its own, and {behind} new ones are published. "
-            "Nothing was changed. Keep yours under another name, take the published version, and put your work into it:\n"
+            "Nothing was changed. Keep yours by another name, take the published version, and put your work into it:\n"
             "  git branch my-work\n  git worktree add work/my-work my-work\n  git reset --keep @{upstream}\n"
             "  sixweeks restore work/my-work"
         )
@@ -80,7 +80,7 @@ def update(root: Path = course.ROOT, dry_run: bool = False, renamed: dict[str, s
     except BaseException as error:
         put_back(root, kept, head, changed)
         if isinstance(error, subprocess.SubprocessError):
-            raise UpdateError(f"git could not bring the new version: {last_words(error)}. {UNCHANGED}") from None
+            raise UpdateError(f"git could not bring the new version: {git_says(error)}. {UNCHANGED}") from None
         if isinstance(error, (OSError, UpdateError, course.SourceError)):
             raise UpdateError(f"{str(error).rstrip('.')}. The update was taken back. {UNCHANGED}") from None
         raise
@@ -89,6 +89,8 @@ def update(root: Path = course.ROOT, dry_run: bool = False, renamed: dict[str, s
         report.lines.append(f"Your notebooks as they were: {kept}")
     else:
         shutil.rmtree(kept, ignore_errors=True)
+    if git(root, "diff", "--name-only", head, "HEAD", "--", "pyproject.toml"):
+        report.lines.append("The course may need other packages now: pip install -e .")
     report.lines.append("Open in JupyterLab? File > Reload Notebook from Disk shows the new version.")
     return report
 

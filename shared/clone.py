@@ -62,8 +62,8 @@ def changed_notebooks(root: Path) -> dict[str, str]:
     if git(root, "ls-files", "--unmerged"):
         raise UpdateError(
             "git holds a conflict that is not settled; nothing was changed. Take it back, then update again: after a "
-            "pull by `git merge --abort` or `git rebase --abort`; after a stash pop by `git reset --merge`, which keeps the "
-            "stash: `git worktree add work/my-work stash@{0}` and `sixweeks restore work/my-work` put it in."
+            "pull by `git merge --abort` or `git rebase --abort`; after a stash pop by `git reset --merge`. That keeps "
+            "the stash: `git worktree add work/my-work stash@{0}` and `sixweeks restore work/my-work` put it in."
         )
     if not succeeds(root, "symbolic-ref", "--quiet", "HEAD"):
         raise UpdateError("No branch is checked out. `git switch main` takes you to the course's, then update again.")

@@ -282,6 +282,16 @@ def test_extra_cells_find_their_place_by_the_nearest_neighbour_that_is_left(clon
     assert is_settled(clones.learner)
 
 
+def test_equal_cells_in_two_places_stay_two(clones):
+    book = Notebook(clones.learner).add("print(double(21))", "progress()").add("progress()", "progress()")
+    book.add("print(math.pi)", "progress()").save()
+    clones.publish({"01_first": NEW_LESSON})
+    update(clones.learner)
+    assert sources(clones.learner).count("progress()") == 3
+    assert after("print(math.pi)", clones.learner) == "progress()"
+    assert is_settled(clones.learner)
+
+
 def test_an_extra_cell_without_a_neighbour_goes_under_a_heading_at_the_end(clones):
     book = Notebook(clones.learner)
     book.content.cells.insert(0, nbformat.v4.new_code_cell("above_everything = 1"))
@@ -498,6 +508,10 @@ def test_a_deleted_exercise_cell_comes_back_as_a_skeleton(clones):
     Notebook(clones.learner).type("def double", MY_DOUBLE).remove("def triple").save()
     clones.publish({"01_first": NEW_LESSON})
     update(clones.learner)
+    saved = clones.learner / "work" / WEEK / "triple.py"
+    saved.parent.mkdir()
+    saved.write_text(MY_TRIPLE)
+    assert is_settled(clones.learner)
     got = sources(clones.learner)
     assert MY_DOUBLE in got and any("triple: your code" in source for source in got)
 
@@ -557,9 +571,9 @@ def at_work(clones):
     return clones
 
 
-def unchanged_after(clones, words, before=None) -> None:
-    """An update says these words, and all files and the version are as before; with the fault gone it succeeds."""
-    before = before or everything(clones.learner)
+def unchanged_after(clones, words: str) -> None:
+    """An update says these words, and all files and the version are as before."""
+    before = everything(clones.learner)
     head = git(clones.learner, "rev-parse", "HEAD")
     with pytest.raises(UpdateError, match=words):
         update(clones.learner)

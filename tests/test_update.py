@@ -290,6 +290,9 @@ def test_equal_cells_in_two_places_stay_two(clones):
     assert sources(clones.learner).count("progress()") == 3
     assert after("print(math.pi)", clones.learner) == "progress()"
     assert is_settled(clones.learner)
+    Notebook(clones.learner).remove("progress()").save()
+    restore(root=clones.learner)
+    assert sources(clones.learner).count("progress()") == 3
 
 
 def test_an_extra_cell_without_a_neighbour_goes_under_a_heading_at_the_end(clones):

@@ -1,4 +1,4 @@
-"""The `sixweeks` command: lab, check, grade, status, leaderboard, doctor."""
+"""The `sixweeks` command: lab, check, grade, status, leaderboard, doctor, update, restore."""
 
 from __future__ import annotations
 
@@ -29,13 +29,18 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("status", help="the six weeks: what is passed, tried and open, and what is next")
     commands.add_parser("leaderboard", help="the models of the course, and yours, over all tasks of week 3")
     commands.add_parser("doctor", help="what works on this machine, what does not, and what to do")
+    update_parser = commands.add_parser("update", help="bring the newest version of the course, with your work in it")
+    restore_parser = commands.add_parser("restore", help="put your answers, notes and cells back into the notebooks")
+    restore_parser.add_argument("folder", nargs="?", type=Path, help="a copy of your notebooks (default: the newest)")
+    for one in (update_parser, restore_parser):
+        one.add_argument("--dry-run", action="store_true", help="say what would change, and write nothing")
     options, rest = parser.parse_known_args(arguments)
     if options.command == "lab":
         options.options += rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        known = (lab, check, grade, status, leaderboard, doctor)
+        known = (lab, check, grade, status, leaderboard, doctor, update, restore)
         return {command.__name__: command for command in known}[options.command](options)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         print(error, file=sys.stderr)
@@ -196,6 +201,22 @@ def leaderboard(options: argparse.Namespace) -> int:
     print(boards.table(boards.current()))
     print(f"± is half of a 95 % interval. Your own rows: {boards.own_file()}")
     return 0
+
+
+def update(options: argparse.Namespace) -> int:
+    from shared import update as updating
+
+    report = updating.update(dry_run=options.dry_run)
+    print(report)
+    return int(report.refused)
+
+
+def restore(options: argparse.Namespace) -> int:
+    from shared import update as updating
+
+    report = updating.restore(options.folder, dry_run=options.dry_run)
+    print(report)
+    return int(report.refused)
 
 
 def doctor(options: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from shared import answers, course
 from shared.homecard import HomeCard, Lesson, Week
+from shared.questions import QUIZ
 
 SPEEDRUN_FILE = "speedrun_times.json"  # in the work folder; the lesson on the speedrun writes it
 
@@ -62,7 +63,8 @@ def current(root: Path = course.ROOT) -> HomeCard:
         states = {name: answers.state_of(name, diary) for name in known}
     except OSError as error:
         notes.append(f"Your answers cannot be read: {error}. What you have passed looks open.")
-    return HomeCard(calendar(states, root), _latest(diary), (*notes, _environment(), *_scores(), *_times()))
+    facts = (*notes, _environment(), *_quizzes(root), *_scores(), *_times())
+    return HomeCard(calendar(states, root), _latest(diary), facts)
 
 
 def store_preview(cells: list, root: Path = course.ROOT) -> None:
@@ -79,7 +81,7 @@ def store_preview(cells: list, root: Path = course.ROOT) -> None:
 
 def _latest(diary: dict[str, list[dict]]) -> str | None:
     """The exercise that was checked last; None where the diary says nothing of use."""
-    times = {name: entries[-1].get("time") for name, entries in diary.items()}
+    times = {name: entries[-1].get("time") for name, entries in diary.items() if not str(name).startswith(QUIZ)}
     return max((name for name, time in times.items() if isinstance(time, int)), key=times.get, default=None)
 
 
@@ -92,6 +94,16 @@ def _environment() -> str:
     if bad:
         return f"Environment: look at {bad}. `sixweeks doctor` says more."
     return f"Environment: {', '.join(name for name, _, _ in found)}: ok. `sixweeks doctor` looks at the rest."
+
+
+def _quizzes(root: Path) -> Iterator[str]:
+    """The learner's score in all quizzes, once one is begun."""
+    from shared.quizzes import results
+
+    scores = results(root=root)
+    if any(score.right for score in scores):
+        first, right, of = (sum(getattr(s, part) for s in scores) for part in ("first", "right", "questions"))
+        yield f"Quizzes: {right} of {of} questions right, {first} of them at the first try"
 
 
 def _scores() -> Iterator[str]:

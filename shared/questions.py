@@ -15,6 +15,7 @@ from pathlib import Path
 from shared import course
 
 LETTERS = "abcd"
+QUIZ = "quiz/"  # how the names of questions begin in the diary of attempts
 
 
 @dataclass(frozen=True)

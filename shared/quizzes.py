@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared import answers, cells, course
 from shared.cards import _HEAD, Card, NoteCard, _box, _inline, _p
-from shared.questions import Choice, Number, Option, Question, question_files, questions_of
+from shared.questions import QUIZ, Choice, Question, question_files, questions_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def results(week: str | None = None, root: Path = course.ROOT) -> list[Score]:
 
 def _key(lesson: str, question: Question) -> str:
     """The name of a question in the diary: by its text, since an update may give it another number."""
-    return f"quiz/{lesson}/{question.text}"
+    return f"{QUIZ}{lesson}/{question.text}"
 
 
 def _diary() -> dict[str, list[dict]]:

@@ -917,5 +917,15 @@ display(
 # - A vocabulary fits the text it was trained on. On another it is a vocabulary of bytes.
 # - Special tokens carry what text cannot say, and users can type them. Masks come from lengths, and generation pads on the left.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("tokenization")
+
 # %%
 progress("week1_decoder")

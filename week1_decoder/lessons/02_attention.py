@@ -417,5 +417,15 @@ print(f"the scores alone at 2,048 tokens: {8 * 2048**2 * 4 / 2**20:.0f} MB; at 1
 # - Heads are slices of the last axis. They cost no extra parameters.
 # - The square of scores makes time and memory grow with the second power of the length.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("attention")
+
 # %%
 progress("week1_decoder")

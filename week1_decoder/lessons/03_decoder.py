@@ -748,5 +748,15 @@ plt.show()
 # - 124,439,808 parameters, 2 FLOPs for each and token, plus a square that takes over beyond
 #   $n = 6\,d_\text{model}$.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("decoder")
+
 # %%
 progress("week1_decoder")

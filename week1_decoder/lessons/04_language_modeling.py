@@ -686,5 +686,15 @@ plt.show()
 # - A loss that is too good is a bug. Overfit one batch first, then read the text.
 # - The probability of an answer turns a language model into a solver of tasks; with scale, examples in the prompt are enough.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("language_modeling")
+
 # %%
 progress("week1_decoder")

@@ -846,5 +846,15 @@ plt.show()
 # - Truncation loses text, chunking loses context, padding loses time. Packing loses none of them, and leaks without a mask.
 # - A batch is a table of places: inputs at the place, targets one later.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("data")
+
 # %%
 progress("week2_pretraining")

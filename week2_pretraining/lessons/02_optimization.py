@@ -893,5 +893,15 @@ plt.show()
 # - Accumulate sums, divide by all counted targets. float16 needs a loss scale, bfloat16 does not.
 # - Recomputing a block costs a third more computation and keeps one input in place of everything inside.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("optimization")
+
 # %%
 progress("week2_pretraining")

@@ -877,5 +877,15 @@ for name, (n, d) in models.items():
 # - `Trainer` does the same computation, to six digits.
 # - Loss falls as a power of size, data and compute, as long as nothing else limits; about 20 tokens per parameter make the best of a training budget.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("pretraining")
+
 # %%
 progress("week2_pretraining")

@@ -749,5 +749,15 @@ print(f"model states of 69 billion parameters on each of {world} GPUs: {states['
 # - Column then row: one all-reduce forward, one backward; the bias once; test with biases that are not zero.
 # - Everything equals one process. If yours does not, it is a bug, not "parallel noise".
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("parallelism")
+
 # %%
 progress("week2_pretraining")

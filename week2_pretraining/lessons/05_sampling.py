@@ -755,5 +755,15 @@ else:
 # - Contrastive decoding looks for what the expert knows and the amateur does not, among the plausible tokens.
 # - Cold keeps what facts the model has, warm has the ideas. Measure both before choosing a setting.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("sampling")
+
 # %%
 progress("week2_pretraining")

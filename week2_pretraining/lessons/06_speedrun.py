@@ -438,5 +438,15 @@ print(leaderboard(data, target))
 # - A polynomial of a matrix acts on its singular values; start below 1, each matrix by its own norm.
 # - What saves iterations must still save seconds. Two seeds at least, and the baseline run again beside it.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("speedrun")
+
 # %%
 progress("week2_pretraining")

@@ -531,5 +531,15 @@ for window in tqdm((16, 64), desc="windows"):
 # - The sample are the texts. Give an interval, and for two models the interval of the difference.
 # - A perplexity belongs to a text: one domain says nothing of the next.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("perplexity")
+
 # %%
 progress("week3_evaluation")

@@ -532,5 +532,15 @@ assert means["as the reference"][6] > flawless
 # Four metrics, equal to the libraries that people quote; the knowledge of what each counts; and a measured answer to the question
 # how far to trust them.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("ngram_metrics")
+
 # %%
 progress("week3_evaluation")

@@ -527,5 +527,15 @@ assert low > 0
 #
 # A metric of meaning, equal to the package that papers quote; a baseline to read it by; and a measured list of what it cannot see.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("bertscore")
+
 # %%
 progress("week3_evaluation")

@@ -491,5 +491,15 @@ print("right samples of 10:", {name.removeprefix("HumanEval/"): right[name] for 
 # - pass@k is estimated from n samples by counting choices. The naive formula is biased downwards, most where n is small.
 # - A program is judged by running it, in a sandbox, and a pass is believed only when it is proved.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("qa_and_code")
+
 # %%
 progress("week3_evaluation")

@@ -571,5 +571,15 @@ for name, (mean, low, high) in rise.items():
 # - Count what cannot be read apart from what is wrong.
 # - A model that has seen the test is good at the test.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("benchmarks")
+
 # %%
 progress("week3_evaluation")

@@ -581,5 +581,15 @@ print(boards.table(boards.current()))
 # - Compare many, and some will look better. Divide the level, and score the winner again on new items.
 # - A judge is an instrument with habits. Ask it in both orders, and report how often it agrees with itself.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("leaderboard")
+
 # %%
 progress("week3_evaluation")

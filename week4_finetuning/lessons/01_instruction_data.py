@@ -871,5 +871,15 @@ print(repr(tokenizer.decode(good[good != -100])))
 # - Generated instructions are filtered by form. Whether they are any good, you find out by reading them.
 # - Split by what examples share, here the story.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("instruction_data")
+
 # %%
 progress("week4_finetuning")

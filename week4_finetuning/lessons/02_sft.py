@@ -455,5 +455,15 @@ print(run_check("replies", colleagues_replies).card)
 # - Pad on the left, mask the padding, stop at the template's end token; and compare a batch with each prompt alone.
 # - Measure on stories that were not trained on, with intervals, beside what was there before.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("sft")
+
 # %%
 progress("week4_finetuning")

@@ -612,5 +612,15 @@ print(run_check("inject_lora", colleagues_inject).card)
 # - A learning rate belongs to a model, a method and a number of steps. Settings that everyone copies were right once.
 # - An adapter is worth nothing without the exact base it was trained on, and without proof that the base was frozen.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("lora")
+
 # %%
 progress("week4_finetuning")

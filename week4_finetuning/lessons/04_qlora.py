@@ -656,5 +656,15 @@ plt.show()
 # - Gradients flow *through* the frozen weights to what lies below, and only A and B are trained.
 # - Two implementations agree bit by bit, except where a number lies on a border; there, say how near.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("qlora")
+
 # %%
 progress("week4_finetuning")

@@ -638,5 +638,15 @@ print(run_check("prefix_attention", colleagues_attention).card)
 # - A tuned model is compared three ways: win rate with ties, interval and a judged judge; regression on the old task; a row on the same
 #   board.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("other_peft")
+
 # %%
 progress("week4_finetuning")

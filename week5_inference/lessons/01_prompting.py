@@ -624,5 +624,15 @@ print(run_check("run_tools", colleagues_loop).card)
 # - Enforcing a form and calibrating a choice did more for a small model than any wording.
 # - Injection is met by rights and forms, in code.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("prompting")
+
 # %%
 progress("week5_inference")

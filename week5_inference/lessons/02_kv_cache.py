@@ -561,5 +561,15 @@ print(run_check("cached_forward", colleagues_forward).card)
 # - Equal to the full pass at every position, in ragged batches, beyond the window and after a reset: anything less is a bug that shows only
 #   now and then.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("kv_cache")
+
 # %%
 progress("week5_inference")

@@ -625,5 +625,15 @@ print(run_check("flash_attention", colleagues_flash).card)
 # - Maximum and sum of a softmax can be kept up to date, and so can the output: attention needs one tile of scores at a time. The log-sum-exp brings back any weight.
 # - Memory grows with $n$ in place of $n^2$, and fewer bytes cross between slow and fast memory. The number of operations is the same, or larger.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("attention_kernels")
+
 # %%
 progress("week5_inference")

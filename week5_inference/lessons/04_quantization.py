@@ -691,5 +691,15 @@ for name, model in models.items():
 #   where inputs are large.
 # - Fewer bytes are sure. Less time needs kernels made for it.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("quantization")
+
 # %%
 progress("week5_inference")

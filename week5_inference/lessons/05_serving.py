@@ -783,5 +783,15 @@ if not gpu_servers():
 # - Streaming means that what was sent stays sent: hold back what may become a stop string, and half characters.
 # - Throughput and latency pull against each other. When the slots are full, more clients only wait longer, and a server must say so.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("serving")
+
 # %%
 progress("week5_inference")

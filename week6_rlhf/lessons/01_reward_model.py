@@ -691,5 +691,15 @@ print(run_check("RewardModel", ColleaguesRewardModel).card)
 # - A reward model learns what is easy to see and goes along with the labels: here length first, and of faithfulness little.
 # - A bias of the labels is learnt as well as the truth. It can be taken out only by someone who says what is bias.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("reward_model")
+
 # %%
 progress("week6_rlhf")

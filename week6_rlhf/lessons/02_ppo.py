@@ -731,5 +731,15 @@ print("the Axolotl file says the same as the study's GRPO, but for the minibatch
 # - What is optimised is the proxy. Watch proxy, KL and length at every step, pay for the true score from time to time, and read what the policy writes.
 # - GRPO is PPO with the group instead of the value.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("ppo")
+
 # %%
 progress("week6_rlhf")

@@ -682,5 +682,15 @@ print(run_check("dpo_loss", colleagues_loss).card)
 # - $\beta$ holds the policy once margins reach $1 / \beta$. Compare methods at the same KL, with intervals.
 # - Best-of-n buys more score a nat, and pays for it with each answer.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("dpo")
+
 # %%
 progress("week6_rlhf")

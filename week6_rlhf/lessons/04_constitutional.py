@@ -828,5 +828,15 @@ print(run_check("ai_preference", colleagues_preference).card)
 # - Labels are worth what the judge knows. Measure it on pairs with a known answer, before you train.
 # - Pairs teach what they contrast. To keep a behaviour, put it into pairs; to have it on new words, have them, or a model that knows them.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("constitutional")
+
 # %%
 progress("week6_rlhf")

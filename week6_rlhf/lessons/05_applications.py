@@ -764,5 +764,15 @@ print(run_check("answer_with_context", colleagues_answer).card)
 # - Recall is the ceiling; the reader is often lower.
 # - Found text is a stranger's. Fences and thresholds are code; trust is about sources.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("applications")
+
 # %%
 progress("week6_rlhf")

@@ -781,5 +781,15 @@ TraceTable(questions[0].question, *run_agent(enforced, tools[:2], questions[0].q
 # - Retry what may pass, a bounded number of times, with growing waits. Make every other failure readable.
 # - An agent's loop has a bound for each way to run away, and says which one it hit.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("code_and_agents")
+
 # %%
 progress("week6_rlhf")

@@ -697,5 +697,15 @@ print(run_check("splice_image_tokens", colleagues_splice).card)
 # - Flamingo: the picture enters between the blocks, through gates that start closed.
 # - Test with pairs that training never shows, against a model that sees nothing. A blind model's score is not chance.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("multimodal")
+
 # %%
 progress("week6_rlhf")

@@ -245,5 +245,15 @@ print(their_tokenizer.decode(written, skip_special_tokens=True))
 # You have built a language model, and you know every part of it, for you wrote it. Change something, measure whether it is better, and say how
 # sure you are. That is all there is to it, at every size.
 
+# %% [markdown]
+# ## Quiz
+#
+# A few questions on what you have seen. Answer below, or by `answer(1, "b")` in a cell of your own; a wrong answer says what is wrong with it, and you may try again.
+
+# %%
+from shared import answer, quiz
+
+quiz("capstone")
+
 # %%
 progress("week6_rlhf")

@@ -40,6 +40,12 @@ class Card:
         return {"text/plain": str(self), "text/html": self.html()}
 
 
+def widget_view(widget) -> dict[str, object]:
+    """The part of a mimebundle that shows a widget; ipywidgets 7, which Colab has, has no method for it."""
+    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+    return {"application/vnd.jupyter.widget-view+json": view}
+
+
 def _box(colour: str, inner: str, role: str = "status") -> str:
     return (
         f'<div role="{role}" style="border-left:4px solid {colour};padding:0.4em 0.9em;margin:0.4em 0;'

@@ -7,6 +7,8 @@ import html
 import io
 from collections.abc import Callable
 
+from shared.cards import widget_view
+
 # Okabe and Ito (2008): told apart by colour-blind readers and in grey print.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
 
@@ -126,13 +128,7 @@ class Explorer:
         if "image/png" in bundle:
             bundle["image/png"] = base64.b64encode(bundle["image/png"]).decode()
         widget = self.widget()
-        if widget is not None:
-            view = widget._repr_mimebundle_()
-            view = view[0] if isinstance(view, tuple) else view
-            key = "application/vnd.jupyter.widget-view+json"
-            if key in (view or {}):
-                bundle[key] = view[key]
-        return bundle
+        return bundle if widget is None else bundle | widget_view(widget)
 
 
 def _as_html(bundle: dict[str, object]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared import answers, cells, course
-from shared.cards import _HEAD, Card, NoteCard, _box, _inline, _p
+from shared.cards import _HEAD, Card, NoteCard, _box, _inline, _p, widget_view
 from shared.questions import QUIZ, Choice, Question, question_files, questions_of
 
 
@@ -193,9 +193,8 @@ def quiz(lesson: str) -> None:
     if form is not None:
         from IPython.display import display
 
-        view = {"version_major": 2, "version_minor": 0, "model_id": form.model_id}
         # Where no widget can be shown, the card above says it all: the empty text keeps the place free.
-        display({"application/vnd.jupyter.widget-view+json": view, "text/plain": ""}, raw=True)
+        display({**widget_view(form), "text/plain": ""}, raw=True)
 
 
 def answer(*parts: object) -> None:

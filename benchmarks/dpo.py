@@ -17,10 +17,8 @@ import argparse
 import copy
 import datetime
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +27,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from benchmarks.lora import peak_megabytes
+from benchmarks.turns import in_turns, peak_megabytes, take_steps
 from shared.models import course_folder
 from shared.runtime import machine
 from week1_decoder.solutions.decoder import GPT
@@ -104,7 +102,7 @@ def theirs(
 
 
 def work(way: str, n_pairs: int, connection: Connection) -> None:
-    """Build the model, then one step for each message; answers (seconds of processor time, loss)."""
+    """Build the model, then take its steps; built: the peak of memory so far."""
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     import trl  # noqa: F401  in each process, so that none is lighter for not having it
@@ -118,12 +116,7 @@ def work(way: str, n_pairs: int, connection: Connection) -> None:
             step = ours(model, tokenizer, pairs)
         else:
             step = theirs(model, tokenizer, pairs, Path(folder), stored="stored" in way)
-        connection.send(peak_megabytes())
-        while connection.recv():
-            start = time.process_time()
-            loss = step()
-            connection.send((time.process_time() - start, loss))
-        connection.send(peak_megabytes())
+        take_steps(connection, peak_megabytes(), step)
 
 
 def main() -> None:
@@ -131,25 +124,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=8)
     options = parser.parse_args()
-    context, connections, processes, built = get_context("spawn"), {}, [], {}
-    for way in WAYS:
-        connections[way], other_end = context.Pipe()
-        processes.append(context.Process(target=work, args=(way, options.pairs, other_end)))
-        processes[-1].start()
-        built[way] = connections[way].recv()
-    seconds, losses = {way: [] for way in WAYS}, {way: [] for way in WAYS}
-    for _ in range(options.steps + 1):
-        for way, connection in connections.items():
-            connection.send(True)
-            taken, loss = connection.recv()
-            seconds[way].append(taken)
-            losses[way].append(loss)
-    peaks = {}
-    for way, connection in connections.items():
-        connection.send(False)
-        peaks[way] = connection.recv()
-    for process in processes:
-        process.join()
+    found = in_turns(work, WAYS, options.steps + 1, options.pairs)
 
     print(f"{', '.join(machine().values())}, load {os.getloadavg()[0]:.1f}")
     print(
@@ -158,13 +133,13 @@ def main() -> None:
     )
     head = ["", "seconds a step", "ratio to ours", "peak memory", "before the steps", "first loss", "last loss"]
     print(f"| {' | '.join(head)} |\n|" + "---|" * len(head))
-    for way in WAYS:
-        times = seconds[way][1:]  # the first step sets things up (and ours reads the reference in it)
-        ratios = torch.tensor([time / ours for time, ours in zip(times, seconds["ours"][1:], strict=True)])
+    for way, one in found.items():
+        times = one.seconds[1:]  # the first step sets things up (and ours reads the reference in it)
+        ratios = torch.tensor([time / ours for time, ours in zip(times, found["ours"].seconds[1:], strict=True)])
         low, high = bootstrap_interval(ratios, generator=torch.Generator().manual_seed(0))
         cells = [way, f"{statistics.median(times):.3f} ({min(times):.3f} to {max(times):.3f})"]
-        cells += [f"{ratios.mean():.2f} [{low:.2f}, {high:.2f}]", f"{peaks[way]:,.0f} MB", f"{built[way]:,.0f} MB"]
-        cells += [f"{losses[way][0]:.6f}", f"{losses[way][-1]:.6f}"]
+        cells += [f"{ratios.mean():.2f} [{low:.2f}, {high:.2f}]", f"{one.peak:,.0f} MB", f"{one.built:,.0f} MB"]
+        cells += [f"{one.losses[0]:.6f}", f"{one.losses[-1]:.6f}"]
         print(f"| {' | '.join(cells)} |")
 
 

@@ -95,7 +95,7 @@ def build_notebook(path: Path, solved: bool = False, root: Path = course.ROOT) -
             )
     if path.stem == START:
         homepage.store_preview(made_cells, root)
-    notebook = new_notebook(cells=_with_ids(made_cells))
+    notebook = new_notebook(cells=with_ids(made_cells))
     notebook.metadata = nbformat.from_dict(
         {
             "accelerator": "GPU",
@@ -177,7 +177,7 @@ def _line_of(path: Path, source: str) -> int:
     return 1
 
 
-def _with_ids(cells: list) -> list:
+def with_ids(cells: list) -> list:
     """Ids from the cells' content: the same text keeps its id, whatever happens around it."""
     count: dict[str, int] = {}
     for cell in cells:

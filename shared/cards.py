@@ -13,7 +13,7 @@ from shared import course
 from shared.observations import SMALL, Raised, brief, size
 from shared.tables import MONO, ROW, side_by_side
 
-_HEAD = {
+HEADS = {
     "passed": ("✓", "passed", "#009E73"),
     "failed": ("✗", "not yet", "#D55E00"),
     "error": ("✗", "stopped by an error", "#D55E00"),
@@ -46,18 +46,18 @@ def widget_view(widget) -> dict[str, object]:
     return {"application/vnd.jupyter.widget-view+json": view}
 
 
-def _box(colour: str, inner: str, role: str = "status") -> str:
+def box(colour: str, inner: str, role: str = "status") -> str:
     return (
         f'<div role="{role}" style="border-left:4px solid {colour};padding:0.4em 0.9em;margin:0.4em 0;'
         f'background:rgba(128,128,128,0.08);max-width:56em">{inner}</div>'
     )
 
 
-def _p(text: str, style: str = "") -> str:
-    return f'<div style="margin:0.25em 0;{style}">{_inline(text)}</div>'
+def paragraph(text: str, style: str = "") -> str:
+    return f'<div style="margin:0.25em 0;{style}">{inline(text)}</div>'
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """Escape; `names` in monospace, *stressed* words in italics."""
     parts = html.escape(text).split("`")
     for i, part in enumerate(parts):
@@ -108,7 +108,7 @@ class ResultCard(Card):
 
     def head(self) -> str:
         result = self.result
-        text = f"`{result.name}`: {_HEAD[result.status][1]}."
+        text = f"`{result.name}`: {HEADS[result.status][1]}."
         if result.waits_for:
             text = f"`{result.name}`: it calls `{result.waits_for}`, which is still to do."
         if result.passed:
@@ -133,20 +133,20 @@ class ResultCard(Card):
     def html(self) -> str:
         from shared.checking import find_check
 
-        sign, _, colour = _HEAD[self.result.status]
-        parts = [_p(f"{sign} {self.head()}", "font-weight:bold")]
+        sign, _, colour = HEADS[self.result.status]
+        parts = [paragraph(f"{sign} {self.head()}", "font-weight:bold")]
         for kind, *content in self.blocks():
             if kind == "compare":
                 check = find_check(self.result.name)
                 parts.append(side_by_side(*content, check.rtol, check.atol))
             elif kind == "list":
-                labels = "".join(f"<li>{_inline(label)}</li>" for label in content[1])
+                labels = "".join(f"<li>{inline(label)}</li>" for label in content[1])
                 parts.append(f"<details><summary>{content[0]} …</summary><ul>{labels}</ul></details>")
             elif kind in ("code", "input"):
                 parts.append(f'<div style="{MONO};margin:0.15em 0">{html.escape(content[0])}</div>')
             else:
-                parts.append(_p(content[0], "font-size:105%;padding:0.3em 0" if kind == "mistake" else ""))
-        return _box(colour, "".join(parts), role="status" if self.result.passed else "alert")
+                parts.append(paragraph(content[0], "font-size:105%;padding:0.3em 0" if kind == "mistake" else ""))
+        return box(colour, "".join(parts), role="status" if self.result.passed else "alert")
 
 
 def _about(title: str, wanted, got, difference) -> list[tuple]:
@@ -201,7 +201,7 @@ class NoteCard(Card):
         return [self.text]
 
     def html(self) -> str:
-        return _box("#999999", _p(self.text), role="note")
+        return box("#999999", paragraph(self.text), role="note")
 
 
 @dataclass(repr=False)
@@ -217,10 +217,10 @@ class HintCard(Card):
         return [f"{self.name}, hint {self.number} of {self.total}: {self.text}"]
 
     def html(self) -> str:
-        return _box("#E69F00", _p(f"`{self.name}`, hint {self.number} of {self.total}: {self.text}"), role="note")
+        return box("#E69F00", paragraph(f"`{self.name}`, hint {self.number} of {self.total}: {self.text}"), role="note")
 
 
-_SIGNS = {"passed": "✓", "tried": "◐", "open": "○"}
+SIGNS = {"passed": "✓", "tried": "◐", "open": "○"}
 
 
 @dataclass(repr=False)
@@ -257,7 +257,7 @@ class ProgressCard(Card):
         for (week, lesson), rows in self._by_lesson().items():
             done = sum(row[3] == "passed" for row in rows)
             lines.append(f"{week} / {lesson}: {done} of {len(rows)}")
-            lines += [f"  {_SIGNS[row[3]]} {row[2]}: {row[3]}" for row in rows]
+            lines += [f"  {SIGNS[row[3]]} {row[2]}: {row[3]}" for row in rows]
             if (week, lesson) in quizzes:
                 lines.append(f"  {quizzes[week, lesson]}")
         return lines or ["There are no exercises here yet."]
@@ -267,7 +267,7 @@ class ProgressCard(Card):
         for (week, lesson), rows in self._by_lesson().items():
             done = sum(row[3] == "passed" for row in rows)
             names = " &nbsp; ".join(
-                f'<span style="white-space:nowrap" title="{state}, {tries} attempts">{_SIGNS[state]} '
+                f'<span style="white-space:nowrap" title="{state}, {tries} attempts">{SIGNS[state]} '
                 f"<code>{name}</code></span>"
                 for _, _, name, state, tries in rows
             )
@@ -281,5 +281,5 @@ class ProgressCard(Card):
                 f"{done} of {len(rows)}</td>"
                 f'<td style="text-align:left;line-height:1.6">{names}</td></tr>'
             )
-        legend = _p("✓ passed   ◐ tried   ○ open", "opacity:0.8;font-size:90%")
-        return _box("#0072B2", f'<table style="border:none">{"".join(blocks)}</table>{legend}')
+        legend = paragraph("✓ passed   ◐ tried   ○ open", "opacity:0.8;font-size:90%")
+        return box("#0072B2", f'<table style="border:none">{"".join(blocks)}</table>{legend}')

@@ -125,9 +125,18 @@ def _check_markers(path: Path, first: int, block: list[str]) -> None:
         raise SourceError(path, open_at, f"{BEGIN} without {END}")
 
 
-@lru_cache(maxsize=8)
 def exercises(root: Path = ROOT) -> dict[str, Exercise]:
-    """All exercises of the course by name, in the order of weeks, lessons and lines."""
+    """All exercises of the course by name, in the order of weeks, lessons and lines; read once."""
+    return _exercises(root)
+
+
+def forget_exercises() -> None:
+    """Have `exercises` read the sources again, which have changed."""
+    _exercises.cache_clear()
+
+
+@lru_cache(maxsize=8)
+def _exercises(root: Path) -> dict[str, Exercise]:
     found: dict[str, Exercise] = {}
     for week in weeks(root):
         order = {re.sub(r"^\d+_", "", p.stem): i for i, p in enumerate(lessons(week, root))}

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
-from shared.cards import _SIGNS, Card, _box, _inline, _p
+from shared.cards import SIGNS, Card, box, inline, paragraph
 from shared.tables import ROW
 
 WORDS = {"passed": "passed", "tried": "in work", "open": "open"}
-LEGEND = "   ".join(f"{_SIGNS[state]} {word}" for state, word in WORDS.items())
+LEGEND = "   ".join(f"{SIGNS[state]} {word}" for state, word in WORDS.items())
 NUMBERS = "123456"  # the weeks that a whole course has
 
 
@@ -119,27 +119,27 @@ class HomeCard(Card):
         for week in self.weeks:
             state = _overall(week.states)
             facts = ", ".join(filter(None, [WORDS[state], week.progress, week.time]))
-            lines += ["", f"{_SIGNS[state]} {week.title} ({facts})"]
+            lines += ["", f"{SIGNS[state]} {week.title} ({facts})"]
             lines += [f"  {week.goal}"] if week.goal else []
             for one in week.lessons:
                 facts = ", ".join(filter(None, [WORDS[one.state], one.amount]))
-                lines.append(f"  {_SIGNS[one.state]} {self._path(one.notebook)}: {facts}")
+                lines.append(f"  {SIGNS[one.state]} {self._path(one.notebook)}: {facts}")
                 if one.state == "tried":
-                    lines += [f"      {_SIGNS[state]} {name}: {state}" for name, state in one.states.items()]
+                    lines += [f"      {SIGNS[state]} {name}: {state}" for name, state in one.states.items()]
             lines += [f"    {self._path(path)}" for path in week.more]
         return [*lines, "", LEGEND, *(note.replace("`", "") for note in self._notes())]
 
     def html(self) -> str:
         before, lesson, after = self._next_step()
         link = self._link(lesson.notebook) if lesson else ""
-        step = f'<div style="margin:0.4em 0;font-size:110%">{_inline(before)}{link}{_inline(after)}</div>'
+        step = f'<div style="margin:0.4em 0;font-size:110%">{inline(before)}{link}{inline(after)}</div>'
         titles = ("week", "goal and lessons", "progress", "hours", "state")
         heads = "".join(f'<th scope="col" style="text-align:left">{title}</th>' for title in titles)
         rows = f"{ROW}{heads}</tr>" + "".join(map(self._row, self.weeks))
         table = f'<div style="overflow-x:auto"><table style="border:none">{rows}</table></div>'
-        notes = "".join(map(_p, self._notes()))
-        legend = _p(LEGEND, "opacity:0.8;font-size:90%")
-        return _box("#0072B2", _p(self.head(), "font-weight:bold") + step + table + legend + notes, role="group")
+        notes = "".join(map(paragraph, self._notes()))
+        legend = paragraph(LEGEND, "opacity:0.8;font-size:90%")
+        return box("#0072B2", paragraph(self.head(), "font-weight:bold") + step + table + legend + notes, role="group")
 
     def _row(self, week: Week) -> str:
         state, done, total = _overall(week.states), _count(week.states, "passed"), len(week.states)
@@ -154,7 +154,7 @@ class HomeCard(Card):
         spans = " ".join(f'<span style="white-space:nowrap;margin-right:0.8em">{link}</span>' for link in links)
         exercises = "".join(map(_exercises, week.lessons))
         cells = (
-            f'{_inline(week.goal)}<div style="line-height:1.6">{spans}</div>{exercises}',
+            f'{inline(week.goal)}<div style="line-height:1.6">{spans}</div>{exercises}',
             f"{bar}{week.progress}",
             f'<span style="white-space:nowrap">{week.time}</span>',
             f'<span style="white-space:nowrap">{_sign(state)} {WORDS[state]}</span>',
@@ -172,12 +172,12 @@ def _exercises(lesson: Lesson) -> str:
     """The exercises of a lesson that is in work."""
     if lesson.state != "tried":
         return ""
-    names = "; ".join(f"{_SIGNS[state]}\u00a0`{name}`: {state}" for name, state in lesson.states.items())
-    return _p(f"{lesson.notebook.stem}: {names}", "font-size:90%")
+    names = "; ".join(f"{SIGNS[state]}\u00a0`{name}`: {state}" for name, state in lesson.states.items())
+    return paragraph(f"{lesson.notebook.stem}: {names}", "font-size:90%")
 
 
 def _sign(state: str) -> str:
-    return f'<span role="img" aria-label="{WORDS[state]}">{_SIGNS[state]}</span>'
+    return f'<span role="img" aria-label="{WORDS[state]}">{SIGNS[state]}</span>'
 
 
 def _count(states: dict[str, str], state: str) -> int:

@@ -141,6 +141,6 @@ def _times() -> Iterator[str]:
 
 def home() -> None:
     """Show the six weeks, how far you are in each, and what comes next."""
-    from shared.learner import _show
+    from shared.learner import show
 
-    _show(current())
+    show(current())

@@ -41,7 +41,7 @@ def check(answer: object, name: str | None = None) -> None:
     elif written and result.status in ("failed", "error"):
         result.notes, result.hint_for = _blame(name)
     answers.log_attempt(name, result.status, result.mistake)
-    _show(result.card)
+    show(result.card)
     if not result.passed:
         raise CheckFailed(result)
 
@@ -98,7 +98,7 @@ def hint(answer: object) -> None:
     hints = find_check(name).hints
     number = _given.get(name, 0) % len(hints)
     _given[name] = number + 1
-    _show(HintCard(name, number + 1, len(hints), hints[number]))
+    show(HintCard(name, number + 1, len(hints), hints[number]))
 
 
 def hints_taken(name: str) -> int:
@@ -110,7 +110,7 @@ def borrow(name: str) -> object:
     """The course's own answer, for going on where you are stuck. It does not count as yours."""
     from shared.cards import NoteCard
 
-    _show(NoteCard(f"{name}: borrowed from the course. It does not count as passed; come back to it."))
+    show(NoteCard(f"{name}: borrowed from the course. It does not count as passed; come back to it."))
     return course.reference(name)
 
 
@@ -121,7 +121,7 @@ def mine(name: str) -> object:
     try:
         answer = answers.load_saved(name)
     except Exception as error:
-        _show(
+        show(
             NoteCard(
                 f"{name}: your saved answer does not load ({type(error).__name__}: {error}). "
                 "The course's own stands in; run its check again."
@@ -129,9 +129,9 @@ def mine(name: str) -> object:
         )
         return course.reference(name)
     if answer is None:
-        _show(NoteCard(f"{name}: the course's own answer stands in until you have passed this exercise."))
+        show(NoteCard(f"{name}: the course's own answer stands in until you have passed this exercise."))
         return course.reference(name)
-    _show(NoteCard(f"{name}: your own answer."))
+    show(NoteCard(f"{name}: your own answer."))
     return answer
 
 
@@ -139,10 +139,10 @@ def progress(week: str | None = None) -> None:
     """Show what is passed, tried and open, in one week or in all."""
     from shared.cards import ProgressCard
 
-    _show(ProgressCard(week))
+    show(ProgressCard(week))
 
 
-def _show(card: object) -> None:
+def show(card: object) -> None:
     if answers.loading:
         return
     if cells.in_notebook():

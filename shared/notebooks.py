@@ -11,7 +11,7 @@ import re
 
 import nbformat
 
-from shared.build import GRADED, _with_ids
+from shared.build import GRADED, with_ids
 from shared.cells import NotebookError, bound, without_magics
 
 PUBLISHED_ID = re.compile(r"[0-9a-f]{12}(-\d+)?")
@@ -128,7 +128,7 @@ def id_of(cell: nbformat.NotebookNode) -> str:
 
 def published(cells: list, known: list) -> list[bool]:
     """Which cells are the course's, as it wrote them; by what it published where a program gave all cells new ids."""
-    twins = _with_ids([nbformat.from_dict({"cell_type": c.cell_type, "source": c.source}) for c in cells])
+    twins = with_ids([nbformat.from_dict({"cell_type": c.cell_type, "source": c.source}) for c in cells])
     by_id = [twin.id.split("-")[0] == id_of(cell).split("-")[0] for twin, cell in zip(twins, cells, strict=True)]
     texts = {(cell.cell_type, cell.source) for cell in known}
     return by_id if any(by_id) else [(cell.cell_type, cell.source) in texts for cell in cells]

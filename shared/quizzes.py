@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared import answers, cells, course
-from shared.cards import _HEAD, Card, NoteCard, _box, _inline, _p, widget_view
+from shared.cards import HEADS, Card, NoteCard, box, inline, paragraph, widget_view
 from shared.questions import QUIZ, Choice, Question, question_files, questions_of
 
 
@@ -75,15 +75,15 @@ class QuizCard(Card):
         return [*lines, f"  {self.how().replace('`', '')}"]
 
     def html(self) -> str:
-        parts = [_p(self.head(), "font-weight:bold")]
+        parts = [paragraph(self.head(), "font-weight:bold")]
         for number, question in enumerate(self.questions, 1):
-            items = "".join(f"<li>{_inline(line)}</li>" for line in _below(question))
+            items = "".join(f"<li>{inline(line)}</li>" for line in _below(question))
             parts.append(
                 f'<div role="group" aria-label="Question {number}" style="margin:0.7em 0">'
-                f"{_p(f'{number}. {question.text}')}"
+                f"{paragraph(f'{number}. {question.text}')}"
                 f'<ul role="list" style="list-style:none;margin:0;padding-left:1.5em">{items}</ul></div>'
             )
-        return _box("#CC79A7", "".join([*parts, _p(self.how())]), role="note")
+        return box("#CC79A7", "".join([*parts, paragraph(self.how())]), role="note")
 
 
 def _below(question: Question) -> list[str]:
@@ -110,9 +110,9 @@ class AnswerCard(Card):
         return [self.head().replace("`", ""), *(f"  {sentence}" for sentence in self.sentences)]
 
     def html(self) -> str:
-        sign, _, colour = _HEAD["passed" if self.right else "failed"]
-        parts = [_p(f"{sign} {self.head()}", "font-weight:bold"), *map(_p, self.sentences)]
-        return _box(colour, "".join(parts), role="status" if self.right else "alert")
+        sign, _, colour = HEADS["passed" if self.right else "failed"]
+        parts = [paragraph(f"{sign} {self.head()}", "font-weight:bold"), *map(paragraph, self.sentences)]
+        return box(colour, "".join(parts), role="status" if self.right else "alert")
 
 
 def _judge(lesson: str, number: object, given: object) -> AnswerCard:
@@ -183,11 +183,11 @@ _last: str | None = None  # the lesson whose quiz was shown last
 
 def quiz(lesson: str) -> None:
     """Show the quiz of a lesson: its questions, how to answer, and, where widgets work, a form to answer in."""
-    from shared.learner import _show
+    from shared.learner import show
 
     global _last
     questions = questions_of(lesson)
-    _show(QuizCard(lesson, questions))
+    show(QuizCard(lesson, questions))
     _last = lesson
     form = _form(lesson, questions) if cells.in_notebook() else None
     if form is not None:
@@ -202,11 +202,11 @@ def answer(*parts: object) -> None:
 
     A wrong answer gets a card that says why, and may be tried again. ValueError for what answers no question.
     """
-    from shared.learner import _show
+    from shared.learner import show
 
     if len(parts) == 2 and _last is not None:
         parts = (_last, *parts)
     if len(parts) != 3:
         shown = f"the quiz last shown is {_last!r}" if _last else "no quiz was shown in this notebook yet"
         raise ValueError(f'Answer by answer(1, "b"), or with the lesson: answer("LESSON", 1, "b"); {shown}.')
-    _show(_judge(*parts))
+    show(_judge(*parts))

@@ -169,7 +169,7 @@ def _merge(
     dry_run: bool = False,
 ) -> None:
     """Merge in memory, then write one notebook after the other, each all or nothing; the report says what changes."""
-    course.exercises.cache_clear()
+    course.forget_exercises()
     exercises = course.exercises(root)
     pages, stamps = {}, {}
     lessons = [

@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 
 from shared.sandbox import isolation
+from tests import lab
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +19,15 @@ def work(tmp_path, monkeypatch):
     folder = tmp_path / "work"
     monkeypatch.setenv("SIXWEEKS_WORK", str(folder))
     return folder
+
+
+@pytest.fixture
+def pages():
+    """`browser_page` where there is a browser to open one in; a skip that says what is missing elsewhere."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
+    if lab.installed_browser() is None:
+        pytest.skip("no browser on the path: install chromium or google-chrome")
+    return lab.browser_page
 
 
 def needs(limit: str) -> None:

@@ -94,9 +94,9 @@ def copy_of_course(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    course.exercises.cache_clear()
+    course.forget_exercises()
     yield copy_of_course(tmp_path)
-    course.exercises.cache_clear()
+    course.forget_exercises()
 
 
 def test_begin_without_end_is_refused(tree):

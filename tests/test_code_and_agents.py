@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from langchain_core.runnables import RunnableLambda
 
 from shared.limits import Limits
-from shared.sandbox import isolation, run_code
+from shared.sandbox import run_code
+from tests.conftest import needs
 from week3_evaluation.humaneval import run_completion
 from week5_inference.langchain_tools import structured
 from week5_inference.smol_tools import call_text
@@ -178,9 +179,8 @@ ATTACKS = {
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_passes_nothing_and_harms_nothing(name, letter):
-    held = isolation()
-    if not (held.files and held.processes and held.network):
-        pytest.skip(f"this machine cannot hold it: {held}")
+    for limit in ("files", "processes", "network"):
+        needs(limit)
     passed, outputs = verdicts(ATTACKS[name].replace("LETTER", repr(str(letter))))
     assert passed == [False, False, False]
     assert all(output.value is not None or output.error for output in outputs)
@@ -479,8 +479,7 @@ def test_faults_are_what_they_are_called_and_come_as_often_as_asked():
     ],
 )
 def test_the_python_tool_tells_the_agent_what_was_wrong(code, word):
-    if not isolation().files:
-        pytest.skip(str(isolation()))
+    needs("files")
     tools = agent_parts.agent_tools()
     stop, _, steps = run_agent(lambda text: call_text("python", {"code": code}), tools, "?", max_errors=1)
     assert stop == "too many errors" and word in steps[0].observation and len(steps[0].observation) <= 300

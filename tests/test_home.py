@@ -280,7 +280,7 @@ def test_a_damaged_source_is_named(small):
     path = small / "week4_finetuning" / "solutions" / "lora.py"
     for damage in (b"def (", b"\xff\xfe"):
         path.write_bytes(damage)
-        course.exercises.cache_clear()
+        course.forget_exercises()
         assert "A source of the course is damaged" in str(homepage.current(small))
 
 

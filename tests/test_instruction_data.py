@@ -14,7 +14,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 
 from shared.checking import run_check
 from shared.data import stories
-from shared.models import available, course_folder, smollm2_folder
+from shared.models import course_folder, smollm2
 from shared.world.words import CHARACTERS, NUMBERS, PLACES
 from week4_finetuning.chat import conversation, encode
 from week4_finetuning.instructions import KINDS, instruction_stream, instructions
@@ -221,9 +221,8 @@ def test_200_random_conversations_equal_apply_chat_template(tokenizer):
         assert format_chatml(messages, opened) == theirs
 
 
-@pytest.mark.skipif(not available(), reason="SmolLM2 is not in the cache")
 def test_smollm2s_own_template_is_chatml_with_a_default_system_message():
-    theirs = AutoTokenizer.from_pretrained(smollm2_folder(), local_files_only=True)
+    _, theirs = smollm2()
     dice = random.Random(1)
     for _ in range(50):
         messages = random_messages(dice)
@@ -502,10 +501,7 @@ def test_instances_without_an_output_or_with_a_copied_one_are_refused():
     assert instance_fault("a b", "c") == instance_fault("", "c") == ""
 
 
-@pytest.mark.skipif(not available(), reason="SmolLM2 is not in the cache")
 def test_smollm2_proposes_classifies_and_writes_instances():
-    from shared.models import smollm2
-
     smol, tokenizer = smollm2()
     side = tokenizer.padding_side
     torch.manual_seed(0)

@@ -5,8 +5,6 @@ import os
 import re
 from pathlib import Path
 
-import pytest
-
 from shared import answers
 from shared.checking import find_check, run_check
 from tests import lab
@@ -30,15 +28,6 @@ ATTENTION = NOT_SCALED.replace("q, k)", "q, k) / q.shape[-1] ** 0.5")
 
 
 MISTAKE = next(sentence for sentence in find_check("attention").mistakes if "not divided by √" in sentence)
-
-
-@pytest.fixture
-def pages():
-    """`browser_page` where there is a browser to open one in; a skip that says what is missing elsewhere."""
-    pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
-    if lab.installed_browser() is None:
-        pytest.skip("no browser on the path: install chromium or google-chrome")
-    return lab.browser_page
 
 
 def photograph(notebook, card, name, *themes):

@@ -16,14 +16,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from transformers import GPT2ForSequenceClassification
 from trl import RewardConfig as TRLConfig
 from trl import RewardTrainer
 
 from shared.models import course_folder
 from week1_decoder.solutions.decoder import GPT, GPTConfig
 from week2_pretraining.solutions.pretraining import load_pretrained
-from week4_finetuning.sft import as_transformers
 from week6_rlhf import reward_study, reward_training
 from week6_rlhf.preferences import true_score
 from week6_rlhf.samples import told
@@ -53,16 +51,6 @@ def model(course):
 def rows(course):
     """Three prompts' stories as token ids."""
     return reward_training.token_rows(course[1], told("validation")[:3])
-
-
-def as_classifier(model, tokenizer):
-    causal = as_transformers(model.trunk, tokenizer)
-    config = copy.deepcopy(causal.config)
-    config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
-    classifier = GPT2ForSequenceClassification(config)
-    classifier.transformer.load_state_dict(causal.transformer.state_dict())
-    classifier.score.load_state_dict(model.head.state_dict())
-    return classifier.eval()
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------
@@ -180,7 +168,7 @@ def test_the_loss_refuses_shapes_that_broadcast_and_rewards_that_are_not_finite(
 
 
 def test_the_rewards_are_those_of_transformers_classifier(model, course, rows):
-    theirs = as_classifier(model, course[1])
+    theirs = reward_training.as_classifier(model, course[1])
     token_ids, mask = reward_training.padded(sum(rows, []), course[1].pad_token_id)
     assert not mask.all()
     with torch.no_grad():
@@ -189,7 +177,7 @@ def test_the_rewards_are_those_of_transformers_classifier(model, course, rows):
 
 
 def test_transformers_classifier_passes_over_an_end_in_its_padding_token_and_ours_does_not(model, course, rows):
-    theirs = as_classifier(model, course[1])
+    theirs = reward_training.as_classifier(model, course[1])
     stop = course[1].convert_tokens_to_ids("<|im_end|>")
     ids = next(ids for ids in sum(rows, []) if ids[-1] == stop)
     theirs.config.pad_token_id = stop
@@ -250,7 +238,7 @@ def test_the_loss_of_a_batch_is_trls(model, course, rows, tmp_path, with_margin)
         str(tmp_path), per_device_train_batch_size=6, report_to="none", bf16=False, use_cpu=True,
         gradient_checkpointing=False, dataloader_num_workers=0, disable_tqdm=True,
     )  # fmt: skip
-    theirs = as_classifier(model, course[1])
+    theirs = reward_training.as_classifier(model, course[1])
     trainer = RewardTrainer(theirs, options, train_dataset=Dataset.from_dict(data), processing_class=course[1])
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(pairs))])
     loss = trainer.compute_loss(theirs, batch)

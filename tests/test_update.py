@@ -81,7 +81,7 @@ def tiny(monkeypatch):
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
     monkeypatch.delenv("SIXWEEKS_WORK")
     yield
-    course.exercises.cache_clear()
+    course.forget_exercises()
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -920,7 +920,7 @@ def test_whatever_both_sides_edit_no_line_is_lost_and_a_second_time_changes_noth
     path = "week1_decoder/02_attention.ipynb"
     before = nbformat.read(course.ROOT / path, as_version=nbformat.NO_CONVERT)
     page = copy.deepcopy(before)
-    page.cells = build._with_ids(edited(before.cells, pick, "theirs"))
+    page.cells = build.with_ids(edited(before.cells, pick, "theirs"))
     mine = Mine(path, edited(before.cells, pick, "mine"), copy.deepcopy(before.cells) if seed % 2 else [])
     published = {cell.source: id_of(cell) for cell in before.cells}
     own = [cell for cell in mine.cells if published.get(cell.source) != id_of(cell)]

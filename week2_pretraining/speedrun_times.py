@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from shared.course import work_folder
+from shared.homepage import SPEEDRUN_FILE
 from shared.runtime import machine
 from week2_pretraining.solutions.data import get_batch
 from week2_pretraining.solutions.optimization import parameter_groups, warmup_cosine_lr
@@ -117,7 +118,7 @@ TIME = {"who": str, "run": str, "data": str, "target": float, "machine": str, "s
 
 
 def times_file() -> Path:
-    return work_folder() / "speedrun_times.json"
+    return work_folder() / SPEEDRUN_FILE
 
 
 def race_key(data: CharacterText, target: float) -> dict[str, str | float]:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase
 
 from shared import mine
 from shared.models import course_folder
@@ -31,6 +31,7 @@ from week2_pretraining.fused import FusedAttention, fused_norm
 from week2_pretraining.solutions.optimization import clip_grad_norm, parameter_groups, warmup_cosine_lr
 from week2_pretraining.solutions.pretraining import load_pretrained
 from week4_finetuning.chat import STOP
+from week4_finetuning.sft import as_transformers
 from week6_rlhf.policy import encode
 from week6_rlhf.preferences import true_score
 from week6_rlhf.samples import Told, told
@@ -196,6 +197,17 @@ def train_reward(
     model.eval()
 
 
+def as_classifier(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> GPT2ForSequenceClassification:
+    """The same reward model as a class of transformers, in evaluation mode."""
+    causal = as_transformers(model.trunk, tokenizer)
+    config = copy.deepcopy(causal.config)
+    config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
+    classifier = GPT2ForSequenceClassification(config)
+    classifier.transformer.load_state_dict(causal.transformer.state_dict())
+    classifier.score.load_state_dict(model.head.state_dict())
+    return classifier.eval()
+
+
 def load_reward_model() -> tuple[RewardModel, PreTrainedTokenizerBase]:
     """The course's reward model in evaluation mode, and the tokenizer; a story's reward has no absolute meaning."""
     trunk, tokenizer = load_pretrained(course_folder("instruct"), GPT)
@@ -215,9 +227,7 @@ def main() -> None:
     for field, value in asdict(RewardConfig()).items():
         parser.add_argument(f"--{field.replace('_', '-')}", type=type(value), default=value, help=f"default: {value}")
     config = RewardConfig(**vars(parser.parse_args()))
-    globals().update(
-        {name: mine(name) for name in ("GPT", "RewardModel", "bradley_terry_loss", "make_preference_pairs")}
-    )
+    globals().update({name: mine(name) for name in PARTS})
     torch.manual_seed(config.seed)  # for the head
     trunk, tokenizer = load_pretrained(course_folder("instruct"), GPT)
     asked = told("train")[: config.n_prompts]

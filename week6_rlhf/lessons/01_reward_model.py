@@ -57,6 +57,7 @@ from week6_rlhf.preferences import true_score
 from week6_rlhf.reward_study import lengths_of, load, scores_of
 from week6_rlhf.reward_training import (
     RewardConfig,
+    as_classifier,
     freeze_first_blocks,
     fuse_right_padded,
     load_reward_model,
@@ -173,19 +174,7 @@ from week6_rlhf.solutions.reward_model import RewardModel
 trunk, tokenizer = load_pretrained(course_folder("instruct"), GPT)
 model = RewardModel(trunk).eval()
 
-
-def as_classifier(model: nn.Module) -> GPT2ForSequenceClassification:
-    """The same reward model as a class of transformers."""
-    causal = as_transformers(model.trunk, tokenizer)
-    config = copy.deepcopy(causal.config)
-    config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
-    classifier = GPT2ForSequenceClassification(config)
-    classifier.transformer.load_state_dict(causal.transformer.state_dict())
-    classifier.score.load_state_dict(model.head.state_dict())
-    return classifier.eval()
-
-
-theirs = as_classifier(model)
+theirs = as_classifier(model, tokenizer)  # the same weights in their class
 held_out = token_rows(tokenizer, validation[:60])
 token_ids, attention_mask = padded(held_out[0], tokenizer.pad_token_id)
 with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from shared.models import course_folder
 from week1_decoder.solutions.decoder import GPT
 from week2_pretraining.solutions.pretraining import load_pretrained
-from week6_rlhf import seeing
+from week6_rlhf import seeing, seeing_study
 from week6_rlhf.pictures import (
     COLOURS,
     PAIRS,
@@ -26,6 +27,7 @@ from week6_rlhf.pictures import (
     Thing,
     covered,
     held_out,
+    new_pictures,
     pictures,
     pixels_of,
     shuffled_pixels,
@@ -370,3 +372,36 @@ def test_a_few_steps_of_clip_lower_its_loss(course_model):
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert not any(parameter.requires_grad for parameter in clip.parameters())
     assert len(seeing.zero_shot(clip, pictures(5, seed=1, n_things=1))) == 5
+
+
+# --- the stored study -------------------------------------------------------------------------------------------
+
+
+def shares(study, encoder, setting, question):
+    """Right answers over all seeds, as a share."""
+    rows = [row for row in study["results"] if (row["encoder"], row["setting"]) == (encoder, setting)]
+    return sum(row["right"][question] for row in rows) / sum(row["of"] for row in rows)
+
+
+def test_the_stored_study_has_every_setting_of_three_seeds():
+    results = seeing_study.load()["results"]
+    settings = {(row["encoder"], row["setting"]) for row in results}
+    assert sorted({row["seed"] for row in results}) == [0, 1, 2]
+    assert len(results) == 3 * len(settings) and settings >= {("narrow", "blind"), ("broad", "then LoRA")}
+    assert all(row["of"] == seeing_study.N_TEST for row in results)
+
+
+def test_the_stored_study_shows_what_the_lesson_says_of_it():
+    study = seeing_study.load()
+    unseen = {name: shares(study, name, "projector", "unseen, 1, shape") for name in ("narrow", "broad")}
+    assert unseen["narrow"] < 1 / 5 < 0.6 < unseen["broad"]
+    assert shares(study, "narrow", "linear probe", "unseen, 1, shape") < 0.5
+    assert shares(study, "broad", "linear probe", "unseen, 1, colour") > 0.95
+    assert shares(study, "broad", "projector", "unseen, 1, colour") < 0.6
+    assert shares(study, "broad", "then LoRA", "unseen, 1, colour") > 0.9
+    assert shares(study, "narrow", "blind", "unseen, 1, colour") < 1 / 8
+    seen = [shares(study, "broad", how, "seen, 1, shape") for how in ("projector", "pixels shuffled")]
+    assert abs(seen[0] - seen[1]) < 0.05
+    tests = [new_pictures(seeing_study.N_TEST, seed)["seen, 1"] for seed in range(3)]
+    without_kites = np.mean([picture.things[0].shape != "kite" for shown in tests for picture in shown])
+    assert abs(seen[0] - without_kites) < 0.04

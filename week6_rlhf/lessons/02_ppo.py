@@ -499,7 +499,7 @@ for part, name in NAMES.items():
 # %% [markdown]
 # Hold the first row of PPO against *instruct*. Without KL the proxy rose by 1.4 standard deviations, and the true score *fell*: the stories got short, which the reward model sees, and lost what was asked
 # for, which it hardly sees. With a leash the proxy rose half as far, at a KL of about nine nats. Whether the true score rose there these runs do not show: the intervals of both gains include 0. So the leash saved what was
-# there, and bought little. A reward model that orders two thirds of pairs rightly has not much to give.
+# there, and bought little that can be shown.
 #
 # And what they wrote. Read this before you believe any number above:
 

@@ -202,7 +202,7 @@ again = [len(set(one["revision"].split(". "))) < len(one["revision"].split(". ")
 print(f"revisions that say a sentence twice: {share(again)}; that copy the fence: {share(['<reply>' in one['revision'] for one in refined])}")
 
 # %% [markdown]
-# SmolLM2 is no critic. Most of its critiques name no fault of the story before it; they praise, or say the principle back. Two stories in three are worse after its revision than before, with a critique and without
+# SmolLM2 is no critic. Two in three of its critiques praise, or say the principle back. Two stories in three are worse after its revision than before, with a critique and without
 # one, so the loop that you wrote has nothing to work with. Bai et al. had a model of 52 billion parameters, and it was shown examples.
 #
 # A caution about every such number: the true preference counts words. A revision that is *longer* can gain kind words and names without being a better story. That

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import sys
 
 from shared import answers, cells, course
 from shared.checking import Result, find_check, run_check
@@ -40,6 +42,7 @@ def check(answer: object, name: str | None = None) -> None:
         result.notes = _keep(name, answer, written)
     elif written and result.status in ("failed", "error"):
         result.notes, result.hint_for = _blame(name)
+    result.notes += _not_run(name, result.error)
     answers.log_attempt(name, result.status, result.mistake)
     show(result.card)
     if not result.passed:
@@ -85,6 +88,17 @@ def _blame(name: str) -> tuple[tuple[str, ...], str | None]:
     return (
         f"Your `{name}` itself is right: with the course's own {names} it passes. Look for the fault there.",
     ), others[0]
+
+
+def _not_run(name: str, error: str | None) -> tuple[str, ...]:
+    """Where an answer misses a name that the lesson gives it, say that a cell above has not run."""
+    missing = re.search(r"NameError: name '(\w+)' is not defined", error or "")
+    if missing is None or missing[1] not in vars(sys.modules[course.reference(name).__module__]):
+        return ()
+    return (
+        f"`{missing[1]}` is defined in a cell above that has not run. Run the cells above one by one: "
+        "*Run All Above* stops at the first exercise that is still open.",
+    )
 
 
 _given: dict[str, int] = {}

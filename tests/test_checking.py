@@ -179,6 +179,21 @@ def test_check_raises_on_a_wrong_answer_and_says_nothing_of_our_code(capsys):
     assert all("shared/" not in line for line in caught.value._render_traceback_())
 
 
+def test_a_name_that_the_lesson_gives_and_no_cell_has_defined_is_explained(capsys):
+    def answer(q, k, v, causal=True):
+        return causal_mask(1, 1)  # noqa: F821  as in a notebook where its cell has not run
+
+    def other(q, k, v, causal=True):
+        return no_such_helper(q)  # noqa: F821
+
+    for wrong, told in ((answer, True), (other, False)):
+        with pytest.raises(CheckFailed):
+            check(wrong, "attention")
+        shown = capsys.readouterr().out
+        assert "NameError" in shown
+        assert ("`causal_mask` is defined in a cell above that has not run" in shown) is told
+
+
 def test_check_wants_a_function():
     with pytest.raises(TypeError, match="takes the function or class"):
         check([1, 2])

@@ -10,14 +10,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from shared.world.words import CHARACTERS
-from week2_pretraining.solutions.optimization import clip_grad_norm, warmup_cosine_lr
-from week6_rlhf.dpo_training import DPOConfig, Preference, batches_of, check_preferences, pair_log_probs
-from week6_rlhf.policy import reply_log_probs
+from week6_rlhf.dpo_training import DPOConfig, Preference, train
 from week6_rlhf.preferences import Prompt, true_score
 from week6_rlhf.solutions.constitutional import DATA, Principle, fenced, soft_preference_loss
+from week6_rlhf.solutions.dpo import frozen_reference
 
 STORY_ONLY = "Reply with the story only."
 PRINCIPLES = (
@@ -200,28 +198,9 @@ def tune(
     pad_id: int,
     loss_of: Callable[..., Tensor] = soft_preference_loss,
 ) -> list[dict[str, float]]:
-    """Lesson 03's loop with a soft label for each pair; what each step saw. `config.sft_weight` as there."""
-    check_preferences(pairs)
-    answers = [(pair.prompt, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
-    reference = reply_log_probs(policy.eval(), answers, pad_id).view(-1, 2)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.max_lr, betas=(0.9, 0.95), weight_decay=0.0)
-    policy.train()
-    seen = []
-    for step, picked in enumerate(tqdm(batches_of(len(pairs), config), desc="DPO", leave=False, disable=None)):
-        for group in optimizer.param_groups:
-            group["lr"] = warmup_cosine_lr(step, config.max_lr, int(config.warmup * config.steps), config.steps)
-        chosen, rejected = pair_log_probs(policy, [pairs[i] for i in picked], pad_id)
-        of_reference = reference[picked].unbind(dim=1)
-        loss = loss_of(chosen, rejected, *of_reference, preferences[picked], config.beta)
-        if config.sft_weight:
-            loss = loss - config.sft_weight * chosen.sum() / sum(len(pairs[i].chosen) for i in picked)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        clip_grad_norm(policy.parameters(), config.max_norm)
-        optimizer.step()
-        moved = [
-            (now - before).detach().mean().item() for now, before in zip((chosen, rejected), of_reference, strict=True)
-        ]
-        seen.append({"loss": loss.item(), "chosen": moved[0], "rejected": moved[1]})
-    policy.eval()
-    return seen
+    """Lesson 03's loop with a soft label for each pair; what each step saw. The policy as it comes is the reference."""
+
+    def soft(picked: list[int], *log_probs: Tensor) -> Tensor:
+        return loss_of(*log_probs, preferences[picked], config.beta)
+
+    return list(train(policy, frozen_reference(policy), pairs, config, pad_id, soft))

@@ -12,7 +12,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +63,9 @@ class Preference(NamedTuple):
     prompt: Ids
     chosen: Ids
     rejected: Ids
+
+
+PairLoss = Callable[..., Tensor]  # numbers of the pairs, log π of chosen and rejected, log π_ref of both -> loss
 
 
 def best_and_worst(stories: Sequence[Told], noise: float, seed: int) -> list[tuple[Told, int, int]]:
@@ -137,13 +140,27 @@ def batches_of(n_pairs: int, config: DPOConfig) -> list[list[int]]:
     return [order[i * config.batch_size : (i + 1) * config.batch_size] for i in range(config.steps)]
 
 
+def config_loss(config: DPOConfig) -> PairLoss:
+    """The loss that a config names."""
+    if config.loss == "dpo":
+        return lambda picked, *log_probs: dpo_loss(*log_probs, config.beta, config.label_smoothing)
+    return lambda picked, *log_probs: ipo_loss(*log_probs, config.beta)
+
+
 def train(
-    policy: nn.Module, reference: nn.Module, pairs: Sequence[Preference], config: DPOConfig, pad_id: int
+    policy: nn.Module,
+    reference: nn.Module,
+    pairs: Sequence[Preference],
+    config: DPOConfig,
+    pad_id: int,
+    loss_of: PairLoss | None = None,
 ) -> Iterator[dict[str, float]]:
     """Train `policy` in place; yields what each step saw before it changed the weights.
 
-    It is a generator: `list(train(...))` runs it. The reference is read once, before the first step.
+    It is a generator: `list(train(...))` runs it. The reference is read once, before the first step. Without `loss_of`
+    it is the config's loss.
     """
+    loss_of = loss_of or config_loss(config)
     check_preferences(pairs)
     check_reference(policy, reference)
     batches = batches_of(len(pairs), config)
@@ -156,10 +173,7 @@ def train(
             group["lr"] = warmup_cosine_lr(step, config.max_lr, int(config.warmup * config.steps), config.steps)
         chosen, rejected = pair_log_probs(policy, [pairs[i] for i in picked], pad_id)
         of_reference = torch.stack([reference_of[i] for i in picked]).unbind(dim=1)
-        if config.loss == "dpo":
-            loss = dpo_loss(chosen, rejected, *of_reference, config.beta, config.label_smoothing)
-        else:
-            loss = ipo_loss(chosen, rejected, *of_reference, config.beta)
+        loss = loss_of(picked, chosen, rejected, *of_reference)
         if config.sft_weight:
             loss = loss - config.sft_weight * chosen.sum() / sum(len(pairs[i].chosen) for i in picked)
         optimizer.zero_grad(set_to_none=True)

@@ -1,5 +1,7 @@
 """LLMs in six weeks: what a learner types in a notebook."""
 
+import sys
+
 _NAMES = {
     "check": "learner",
     "hint": "learner",
@@ -21,3 +23,10 @@ def __getattr__(name: str):
     from importlib import import_module
 
     return getattr(import_module(f"shared.{_NAMES[name]}"), name)
+
+
+# In a notebook, figures come with a description. Nothing of IPython or matplotlib is imported for that.
+if (_shell := getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()) is not None:
+    from shared import describing
+
+    describing.register(_shell)

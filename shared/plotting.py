@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable
 
 from shared.cards import widget_view
+from shared.describing import describe, image
 
 # Okabe and Ito (2008): told apart by colour-blind readers and in grey print.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
@@ -72,11 +73,13 @@ class Explorer:
         self._widget = None
 
     def render(self, **values) -> dict[str, object]:
-        """The result for these values as a mime bundle: image/png, text/html or text/plain."""
+        """The result for these values as a mime bundle: a picture, HTML or text."""
         result = self.function(**values)
         settings = ", ".join(f"{name} = {value}" for name, value in values.items())
         if hasattr(result, "savefig"):
-            return {"image/png": png(result), "text/plain": f"[figure at {settings}]"}
+            words = f"At {settings}: {describe(result)}"
+            picture = base64.b64encode(png(result)).decode()
+            return {"image/png": picture, "text/html": image(picture, words), "text/plain": words}
         if hasattr(result, "_repr_html_"):
             return {"text/html": result._repr_html_(), "text/plain": f"[at {settings}]"}
         return {"text/plain": str(result)}
@@ -125,16 +128,11 @@ class Explorer:
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, object]:
         bundle = self.render(**self.start)
-        if "image/png" in bundle:
-            bundle["image/png"] = base64.b64encode(bundle["image/png"]).decode()
         widget = self.widget()
         return bundle if widget is None else bundle | widget_view(widget)
 
 
 def _as_html(bundle: dict[str, object]) -> str:
-    if "image/png" in bundle:
-        data = base64.b64encode(bundle["image/png"]).decode()
-        return f'<img alt="{html.escape(str(bundle["text/plain"]))}" src="data:image/png;base64,{data}">'
     if "text/html" in bundle:
         return str(bundle["text/html"])
     return f'<pre style="white-space:pre-wrap">{html.escape(str(bundle["text/plain"]))}</pre>'

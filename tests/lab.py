@@ -1,5 +1,7 @@
 """JupyterLab in a headless browser, driven as a learner would drive it."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -19,6 +21,7 @@ from shared import course
 
 TIMEOUT = 180  # seconds for anything that is waited for: the first kernel starts slowly on a busy machine
 TOKEN = "learner"
+SHOWN = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook"
 ACTIVE = "jupyterapp.shell.currentWidget.content.activeCell.model.sharedModel"
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 QUIET += ["--disable-sync", "--no-first-run"]
@@ -125,7 +128,31 @@ class Notebook:
     def __init__(self, page, address: str, path: str):
         self.page = page
         page.goto(f"{address}/lab/tree/{path}?token={TOKEN}&reset")
-        page.wait_for_function("window.jupyterapp?.shell.currentWidget?.context?.isReady")
+        self._wait_until_open(path)
+
+    @classmethod
+    def behind(cls, link, path: str) -> Notebook:
+        """The notebook that opens in a tab of its own when this link is followed."""
+        notebook = cls.__new__(cls)
+        notebook.page = link.page
+        link.focus()
+        link.page.keyboard.press("Enter")
+        notebook._wait_until_open(path)
+        return notebook
+
+    def show(self, path: str) -> None:
+        """Come back to the tab of this notebook."""
+        self.command("docmanager:open", {"path": path})
+        self._wait_until_open(path)
+
+    def _wait_until_open(self, path: str) -> None:
+        self.page.wait_for_function(
+            """(path) => {
+                const context = window.jupyterapp?.shell.currentWidget?.context;
+                return context?.isReady && context.path === path;
+            }""",
+            arg=path,
+        )
         self._wait_for_kernel()
 
     def _wait_for_kernel(self) -> None:
@@ -151,7 +178,7 @@ class Notebook:
         assert ended == "well", f"{name}: {ended}"
 
     def select(self, start: str):
-        """Make the one code cell that begins so the active one; gives its output area."""
+        """Make the one code cell that begins so the active one; gives its output area, which is scrolled to."""
         found = self.page.evaluate(
             """(start) => {
                 const content = jupyterapp.shell.currentWidget.content;
@@ -163,7 +190,7 @@ class Notebook:
             start,
         )
         assert found == 1, f"{found} code cells begin with {start!r}"
-        return self.page.locator(".jp-Notebook .jp-Cell.jp-mod-active .jp-Cell-outputArea")
+        return self.page.locator(f"{SHOWN} .jp-Cell.jp-mod-active .jp-Cell-outputArea")
 
     def run(self, start: str):
         """Run this cell to its end; gives its output area."""
@@ -179,8 +206,14 @@ class Notebook:
         """Put an answer under the docstring of an exercise, in place of what stands there, and run the cell."""
         self.select(start)
         text = self.page.evaluate(f"{ACTIVE}.getSource()")
-        self._write(text[: text.rindex('"""') + 3] + "\n" + textwrap.indent(answer, "    "))
+        self.replace(start, text[: text.rindex('"""') + 3] + "\n" + textwrap.indent(answer, "    "))
+
+    def replace(self, start: str, text: str):
+        """Put this text in the place of a cell's own and run it; gives its output area."""
+        output = self.select(start)
+        self._write(text)
         self.command("notebook:run-cell")
+        return output
 
     def new_cell(self, below: str, text: str):
         """Run `text` in a new cell; gives its output area."""
@@ -246,3 +279,16 @@ def faint_text(card) -> list[str]:
             return faint;
         }"""
     )
+
+
+def barriers(page, selector: str) -> list[str]:
+    """What axe-core finds in the parts of the page that match: rule, element, and why (WCAG 2.2, A and AA)."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+    found = Axe().run(page, context={"include": [[selector]]}, options=rules | {"resultTypes": ["violations"]})
+    return [
+        f"{violation['id']}: {node['html'][:200]} ({node['failureSummary']})"
+        for violation in found.response["violations"]
+        for node in violation["nodes"]
+    ]

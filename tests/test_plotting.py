@@ -19,7 +19,8 @@ def draw(temperature, top_k):
 def test_a_figure_comes_with_a_picture_words_and_live_sliders():
     bundle = explore(draw, temperature=(0.1, 2.0, 1.0), top_k=[5, 10])._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
-    assert bundle["text/plain"] == "[figure at temperature = 1.0, top_k = 5]"
+    assert bundle["text/plain"].startswith("At temperature = 1.0, top_k = 5: 1.0 5. x, from")
+    assert f'alt="{bundle["text/plain"]}"' in bundle["text/html"]
     assert VIEW in bundle
 
 
@@ -54,7 +55,7 @@ def test_text_is_escaped_and_an_error_is_shown_in_the_view():
 def test_without_widgets_the_picture_stays(monkeypatch):
     explorer = explore(draw, temperature=(0.1, 2.0, 1.0), top_k=[5])
     monkeypatch.setattr(type(explorer), "widget", lambda self: None)
-    assert set(explorer._repr_mimebundle_()) == {"image/png", "text/plain"}
+    assert set(explorer._repr_mimebundle_()) == {"image/png", "text/html", "text/plain"}
 
 
 @pytest.mark.parametrize("setting", [(1, 2), (0, 1, 5), [], "x", 3])

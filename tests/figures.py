@@ -1,0 +1,66 @@
+"""What every figure of a lesson must keep to, watched while the lesson runs."""
+
+from __future__ import annotations
+
+import itertools
+
+FAULTS: list[str] = []
+
+
+def told_by_colour_alone(fig) -> list[str]:
+    """Pairs of entries of a legend that are drawn alike but for their colour."""
+    faults = []
+    for ax in fig.axes:
+        if ax.get_legend() is None and not any(legend for legend in fig.legends):
+            continue
+        drawn = dict(_drawn(ax))
+        for (one, looks), (other, others) in itertools.combinations(drawn.items(), 2):
+            if looks == others:
+                faults.append(f"{ax.get_title('left') or ax.get_title()}: {one!r} and {other!r} are both {looks}")
+    return faults
+
+
+def _drawn(ax):
+    """(label, how it looks without its colour) for each entry of a legend."""
+    from matplotlib.collections import PathCollection
+    from matplotlib.container import BarContainer, ErrorbarContainer
+
+    for container in ax.containers:
+        label = container.get_label()
+        if label and not label.startswith("_"):
+            if isinstance(container, BarContainer):
+                yield label, ("bars", container.patches[0].get_hatch(), round(container.patches[0].get_width(), 3))
+            elif isinstance(container, ErrorbarContainer) and container[0] is not None:
+                yield label, _of_line(container[0])
+    for line in ax.lines:
+        if not line.get_label().startswith("_"):
+            yield line.get_label(), _of_line(line)
+    for cloud in ax.collections:
+        if isinstance(cloud, PathCollection) and not cloud.get_label().startswith("_"):
+            yield cloud.get_label(), ("points", str(cloud.get_paths()[0].vertices.shape))
+
+
+def _of_line(line):
+    """Style, marker and a width that is at least twice another's."""
+    style = str(line.get_linestyle()) if line.get_linestyle() != "None" else ""
+    return ("line", style, str(line.get_marker()), round(line.get_linewidth()) if style else 0)
+
+
+def watch() -> None:
+    """From now on the faults of every figure that this kernel shows are kept for `verdict`."""
+    from shared import describing, plotting
+
+    describe = describing.describe
+
+    def watched(fig) -> str:
+        words = describe(fig)
+        FAULTS.extend(told_by_colour_alone(fig))
+        if len(words) < 60 or not any(ax.get_title("left") or ax.get_title() for ax in fig.axes):
+            FAULTS.append(f"says too little: {words}")
+        return words
+
+    describing.describe = plotting.describe = watched
+
+
+def verdict() -> None:
+    assert not FAULTS, "\n".join(dict.fromkeys(FAULTS))

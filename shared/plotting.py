@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Callable
 
 from shared.cards import widget_view
@@ -96,21 +97,16 @@ class Explorer:
             import ipywidgets as widgets
         except ImportError:
             return None
-        controls = {}
+        controls, rows = {}, []
         for name, setting in self.sliders.items():
             label = name.replace("_", " ")
             if isinstance(setting, list):
                 controls[name] = widgets.Dropdown(options=setting, description=label)
+                controls[name].style.description_width = "initial"
+                rows.append(controls[name])
             else:
-                low, high, value = setting
-                if all(isinstance(number, int) for number in setting):
-                    controls[name] = widgets.IntSlider(value, low, high, description=label, continuous_update=False)
-                else:
-                    step = (high - low) / 100
-                    controls[name] = widgets.FloatSlider(
-                        value, min=low, max=high, step=step, description=label, continuous_update=False
-                    )
-            controls[name].style.description_width = "initial"
+                controls[name], row = _slider(label, *setting)
+                rows.append(row)
         view = widgets.HTML()
 
         def update(change=None):
@@ -123,13 +119,37 @@ class Explorer:
         for control in controls.values():
             control.observe(update, names="value")
         update()
-        self._widget = widgets.VBox([*controls.values(), view])
+        self._widget = widgets.VBox([*rows, view])
         return self._widget
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, object]:
         bundle = self.render(**self.start)
         widget = self.widget()
         return bundle if widget is None else bundle | widget_view(widget)
+
+
+def _slider(label: str, low: float, high: float, start: float):
+    """A slider, and the row that it stands in, with a field of that name for the exact number.
+
+    A screen reader does not say a slider's name (ipywidgets 8.1 gives it none); it says the field's.
+    """
+    import ipywidgets as widgets
+
+    whole = all(isinstance(number, int) for number in (low, high, start))
+    step = 1 if whole else _even((high - low) / 100)
+    kinds = (widgets.BoundedIntText, widgets.IntSlider) if whole else (widgets.BoundedFloatText, widgets.FloatSlider)
+    field, slider = (kind(value=start, min=low, max=high, step=step) for kind in kinds)
+    field.description, field.style.description_width = label, "initial"
+    field.layout.width, slider.layout.width = f"{len(label) + 12}ch", "20em"
+    slider.readout = False
+    widgets.jslink((slider, "value"), (field, "value"))
+    return slider, widgets.HBox([field, slider])
+
+
+def _even(step: float) -> float:
+    """The nearest of 1, 2 and 5 times a power of ten."""
+    tens = [m * 10.0**power for power in range(-9, 9) for m in (1, 2, 5)]
+    return float(f"{min(tens, key=lambda even: abs(math.log(even / step))):g}")
 
 
 def _as_html(bundle: dict[str, object]) -> str:

@@ -28,15 +28,20 @@ def test_moving_a_slider_calls_the_function_with_the_new_value():
     seen = []
     explorer = explore(lambda n: seen.append(n) or f"n is {n}", n=(0, 10, 3))
     box = explorer.widget()
-    slider, view = box.children
+    row, view = box.children
+    slider = row.children[1]
     assert "n is 3" in view.value
     slider.value = 7
     assert seen[-1] == 7 and "n is 7" in view.value
 
 
 def test_whole_numbers_give_whole_steps_and_lists_give_choices():
-    sliders = explore(lambda a, b, c: "", a=(0, 5, 1), b=(0.0, 5.0, 1.0), c=["x", "y"]).widget().children
-    assert [type(s).__name__ for s in sliders[:3]] == ["IntSlider", "FloatSlider", "Dropdown"]
+    a, b, c, _ = explore(lambda a, b, c: "", a=(0, 5, 1), b=(0.05, 1.0, 0.95), c=["x", "y"]).widget().children
+    names = [[type(part).__name__ for part in row.children] for row in (a, b)]
+    assert names == [["BoundedIntText", "IntSlider"], ["BoundedFloatText", "FloatSlider"]]
+    assert type(c).__name__ == "Dropdown"
+    assert (a.children[1].step, b.children[1].step) == (1, 0.01)
+    assert [field.description for field in (a.children[0], b.children[0], c)] == ["a", "b", "c"]
 
 
 def test_text_is_escaped_and_an_error_is_shown_in_the_view():
@@ -46,7 +51,8 @@ def test_text_is_escaped_and_an_error_is_shown_in_the_view():
         return "<b>plain</b>"
 
     explorer = explore(text, n=(0, 9, 1))
-    slider, view = explorer.widget().children
+    row, view = explorer.widget().children
+    slider = row.children[1]
     assert "&lt;b&gt;plain" in view.value
     slider.value = 5
     assert "ValueError: too &lt;much&gt;" in view.value

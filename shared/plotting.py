@@ -14,6 +14,11 @@ from shared.describing import describe, image
 # Okabe and Ito (2008): told apart by colour-blind readers and in grey print.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
 
+# What has a colour has one of these too: nothing is told by colour alone.
+LINES = ["-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (9, 3)), (0, (1, 3))]
+MARKERS = "os^DvPX"
+HATCHES = ["", "///", "...", "xxx", "---"]
+
 
 def figure(title: str, xlabel: str = "", ylabel: str = "", width: float = 6.4, height: float = 3.6):
     """One titled figure with axes; the title says the finding. Returns `(figure, axes)`."""

@@ -288,8 +288,9 @@ def barriers(page, selector: str = f"{SHOWN} .jp-OutputArea-output") -> list[str
     """
     from axe_playwright_python.sync_playwright import Axe
 
-    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
-    found = Axe().run(page, context={"include": [[selector]], "exclude": [[".noUi-handle"]]}, options=rules | {"resultTypes": ["violations"]})
+    where = {"include": [[selector]], "exclude": [[".noUi-handle"]]}
+    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found = Axe().run(page, context=where, options={"runOnly": rules, "resultTypes": ["violations"]})
     return [
         f"{violation['id']}: {node['html'][:200]} ({node['failureSummary']})"
         for violation in found.response["violations"]

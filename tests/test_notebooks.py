@@ -5,6 +5,7 @@ import re
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell
 
 from shared import build, cells, course
 from shared.cli import card_lines, main, run_nbval
@@ -51,8 +52,11 @@ def first_open_then_solved(path):
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
-def test_a_lesson_tells_what_is_open_then_passes_solved_and_saves_every_answer(path, tmp_path, work, threads):
+def test_a_lesson_tells_what_is_open_then_passes_solved_saves_every_answer_and_describes_its_figures(path, tmp_path, work, threads):
     notebook, open_checks = first_open_then_solved(path)
+    notebook.cells[1:1] = [new_code_cell("from tests.figures import watch\nwatch()")]
+    notebook.cells.append(new_code_cell("from tests.figures import verdict\nverdict()"))
+    open_checks = {number + 1: name for number, name in open_checks.items()}
     target = tmp_path / f"{path.stem}.ipynb"
     target.write_text(build.text_of(notebook), encoding="utf-8")
     outcome = run_nbval(target)

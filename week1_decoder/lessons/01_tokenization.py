@@ -41,7 +41,7 @@ from tqdm.auto import tqdm
 
 from shared import borrow, check, explore, hint, mine, models, progress
 from shared.data import corpus, stories
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, HATCHES, figure
 from shared.runtime import hub_reachable
 
 # %% [markdown]
@@ -566,6 +566,7 @@ for i, (name, tokenizer) in enumerate(trained.items()):
         yerr=2 * error,
         capsize=3,
         color=COLOURS[i],
+        hatch=HATCHES[i],
         label=f"trained on {name}",
     )
     table[name] = mean.tolist()

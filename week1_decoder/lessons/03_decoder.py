@@ -29,7 +29,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from shared import borrow, check, explore, hint, mine, progress
 from shared.data import corpus
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, HATCHES, LINES, figure
 from shared.runtime import pick_device, seed_everything
 from shared.training import train
 
@@ -580,9 +580,9 @@ def draw_flops(lengths: list[int], d_model: int = 768):
     fig, ax = figure(f"The square of attention takes {' and '.join(f'{s:.0%}' for s in share)} of the work",
                      "share of the FLOPs of one forward pass (%)", "", width=8, height=2.6)
     left = [0.0] * len(lengths)
-    for part, colour in zip(("attention", "projections", "feed_forward", "logits"), COLOURS, strict=False):
+    for part, colour, hatch in zip(("attention", "projections", "feed_forward", "logits"), COLOURS, HATCHES, strict=False):
         width = [100 * flops[n][part] / totals[n] for n in lengths]
-        ax.barh(range(len(lengths)), width, left=left, color=colour, edgecolor="white", label=part.replace("_", "-"))
+        ax.barh(range(len(lengths)), width, left=left, color=colour, hatch=hatch, edgecolor="white", label=part.replace("_", "-"))
         left = [a + b for a, b in zip(left, width, strict=True)]
     ax.set_yticks(range(len(lengths)), [f"{n:,} tokens\n{totals[n] / 1e12:.2f} TFLOPs" for n in lengths])
     ax.invert_yaxis()
@@ -672,11 +672,11 @@ for name, seed in tqdm(runs, desc="15 small models"):
 # %% tags=["nbval-ignore-output"]
 fig, ax = figure("", "step", "loss, mean of 10 steps (nats per character)", width=7.5, height=4)
 final = {}
-for (name, curves), colour, style in zip(losses.items(), COLOURS, ("-", "--", "-.", ":", "-"), strict=False):
+for (name, curves), colour, style in zip(losses.items(), COLOURS, LINES, strict=False):
     smooth = torch.tensor(curves).unfold(1, 10, 1).mean(-1)  # (seed, step)
     final[name] = smooth[:, -1].mean().item()
     steps = torch.arange(10, 10 + smooth.shape[1])
-    ax.plot(steps, smooth.mean(0), style, color=colour, label=f"{name}: {final[name]:.2f}")
+    ax.plot(steps, smooth.mean(0), linestyle=style, color=colour, label=f"{name}: {final[name]:.2f}")
     ax.fill_between(steps, smooth.min(0).values, smooth.max(0).values, color=colour, alpha=0.2)
 ax.axhline(unigram_entropy, color="grey", linewidth=0.8)
 ax.annotate("frequencies alone", (2, unigram_entropy), xytext=(0, -10), textcoords="offset points", fontsize=8)

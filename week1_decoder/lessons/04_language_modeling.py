@@ -461,7 +461,7 @@ fig, ax = figure(
     "training step",
     "loss (nats per token)",
 )
-ax.plot(his_losses, color=COLOURS[3], label="his training loss")
+ax.plot(his_losses, "-.", color=COLOURS[3], label="his training loss")
 ax.plot(losses[: len(his_losses)], color=COLOURS[0], label="yours")
 ax.axhline(ladder["bigram"], color="grey", linestyle="--", label="bigram")
 ax.legend(frameon=False)

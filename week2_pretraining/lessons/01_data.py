@@ -42,7 +42,7 @@ from transformers.utils import logging
 from shared import borrow, check, explore, hint, mine, progress
 from shared.data import hub_texts, stories
 from shared.models import course_folder
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, HATCHES, figure
 from shared.runtime import hub_reachable
 
 logging.set_verbosity_error()  # no remark that a whole book is longer than the model's context
@@ -454,9 +454,9 @@ ax, kinds = axes[0], list(FAULTS)[::-1]
 for row, fault in enumerate(kinds):
     members = [i for i, page in enumerate(pages) if page.fault == fault]
     start = 0.0
-    for stage, colour in zip(stages, (COLOURS[0], COLOURS[1], COLOURS[2]), strict=True):
+    for stage, colour, hatch in zip(stages, COLOURS[:3], HATCHES[:3], strict=True):
         share = sum(dropped_by.get(i) == stage for i in members) / len(members)
-        ax.barh(row, share, left=start, color=colour, label=stage if row == 0 else None)
+        ax.barh(row, share, left=start, color=colour, hatch=hatch, label=stage if row == 0 else None)
         start += share
     p, low, high = wilson(sum(i in dropped_by for i in members), len(members))
     ax.errorbar(p, row, xerr=[[max(0, p - low)], [max(0, high - p)]], color="black", ecolor="grey", capsize=3)
@@ -680,9 +680,9 @@ fig, ax = figure(
     "largest change of a logit",
     width=8,
 )
-for separate, colour, label in ((False, COLOURS[3], "causal mask only"), (True, COLOURS[0], "mask of pack_documents")):
+for separate, style, colour, label in ((False, "--", COLOURS[3], "causal mask only"), (True, "-", COLOURS[0], "mask of pack_documents")):
     low, middle, high = torch.stack(moved[separate]).clamp(min=1e-7).quantile(torch.tensor([0.1, 0.5, 0.9]), dim=0)
-    ax.plot(middle, color=colour, label=label)
+    ax.plot(middle, style, color=colour, label=label)
     ax.fill_between(range(len(middle)), low, high, color=colour, alpha=0.25, linewidth=0)
 ax.set_yscale("log")
 ax.legend(frameon=False, loc="center right")

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from shared import borrow, check, explore, hint, mine, progress
 from shared.data import corpus
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, LINES, figure
 from shared.runtime import pick_device, pick_dtype, preset, seed_everything
 from week1_decoder.solutions.decoder import GPTConfig
 
@@ -190,9 +190,9 @@ ratio = runs["without"][0].mean(dim=0) / runs["with correction"][0].mean(dim=0)
 )
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.7), layout="constrained")
-for (name, (lengths, losses)), colour in zip(runs.items(), (COLOURS[0], COLOURS[3]), strict=True):
+for (name, (lengths, losses)), colour, style in zip(runs.items(), (COLOURS[0], COLOURS[3]), ("-", "--"), strict=True):
     for ax, values in ((axes[0], lengths), (axes[1], losses)):
-        ax.plot(t, values.mean(dim=0), color=colour, label=name)
+        ax.plot(t, values.mean(dim=0), style, color=colour, label=name)
         ax.fill_between(t, values.amin(dim=0), values.amax(dim=0), color=colour, alpha=0.2, linewidth=0)
 axes[0].set(xlabel="step", ylabel="length of the step / learning rate")
 axes[0].set_title(f"Uncorrected, steps are up to {ratio.max():.0f} times as long", loc="left", fontsize=11)
@@ -350,9 +350,10 @@ for (name, losses), colour in zip(
         "1, neither": broken[0],
     }.items(),
     (COLOURS[0], COLOURS[5], COLOURS[1], COLOURS[3]),
+    LINES[:4],
     strict=True,
 ):
-    axes[1].plot(losses, color=colour, label=name)
+    axes[1].plot(losses, linestyle=style, color=colour, label=name)
 axes[1].axhline(math.log(128), color="grey", linestyle=":")
 axes[1].set(yscale="log", xlabel="step", ylabel="training loss (nats per byte, logarithmic)")
 axes[1].set_title(f"Rate 1 diverges: the loss goes from {broken[0][0]:.1f} to {max(broken[0]):.0f}", loc="left", fontsize=11)
@@ -632,9 +633,11 @@ fig, ax = figure(
     "share of all gradients (%)",
     width=8,
 )
-for shift, name, colour in ((-9, "loss / 512", COLOURS[3]), (0, "loss", COLOURS[5]), (-9 + 16, r"$2^{16}$ · loss / 512", COLOURS[0])):
+for shift, name, colour, hatch in (
+    (-9, "loss / 512", COLOURS[3], "///"), (0, "loss", COLOURS[5], ""), (-9 + 16, r"$2^{16}$ · loss / 512", COLOURS[0], "..."),
+):  # fmt: skip
     ax.hist(sizes + shift, bins=torch.arange(-45.0, 17), weights=torch.full_like(sizes, 100 / len(sizes)), alpha=0.55,
-            color=colour, label=name)
+            color=colour, hatch=hatch, label=name)
 ax.axvspan(-45, zero_below, color="grey", alpha=0.2, linewidth=0)
 ax.axvline(math.log2(torch.finfo(torch.float16).max), color="grey", linestyle="--")
 ax.annotate("float16: 0", (-44, 0.5), color="grey", fontsize=9)
@@ -848,9 +851,9 @@ one_block = memory[0, 0]
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.7), layout="constrained")
 middle, low, high = times.median(dim=-1).values, times.amin(dim=-1), times.amax(dim=-1)
 peak = memory[1] + one_block
-for i, (name, colour) in enumerate((("plain", COLOURS[3]), ("with recomputation", COLOURS[0]))):
-    axes[0].plot(depths, memory[i], "o-", color=colour, label=f"{name}: kept")
-    axes[1].errorbar(depths, 1e3 * middle[i], 1e3 * torch.stack([middle[i] - low[i], high[i] - middle[i]]), fmt="o-",
+for i, (name, colour, marker) in enumerate((("plain", COLOURS[3], "s"), ("with recomputation", COLOURS[0], "o"))):
+    axes[0].plot(depths, memory[i], f"{marker}-", color=colour, label=f"{name}: kept")
+    axes[1].errorbar(depths, 1e3 * middle[i], 1e3 * torch.stack([middle[i] - low[i], high[i] - middle[i]]), fmt=f"{marker}-",
                      color=colour, capsize=4, label=name)
 axes[0].plot(depths, peak, ":", color=COLOURS[0], label="and one block's, while it is recomputed")
 axes[0].set(xlabel="blocks", ylabel="activations kept (MiB)", ylim=(0, None))

@@ -44,7 +44,7 @@ from shared import borrow, check, explore, hint, mine, progress
 from shared.course import ROOT
 from shared.data import corpus, stories
 from shared.models import course_folder
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, LINES, figure
 from shared.runtime import machine, pick_device, pick_dtype, preset, seed_everything
 from week1_decoder.solutions.decoder import GPTConfig
 from week2_pretraining.pretrain import encode_stories, held_out_batches
@@ -794,11 +794,11 @@ plt.show()
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
 budgets, n = np.logspace(19, 24, 6), np.logspace(7.5, 12.5, 2001)
 best = []
-for budget, colour in zip(budgets, COLOURS, strict=False):
+for budget, colour, style in zip(budgets, COLOURS, LINES, strict=False):
     loss = 1.69 + 406.4 / n**0.34 + 410.7 / (budget / (6 * n)) ** 0.28
     best.append(n[loss.argmin()])
     near = loss < loss.min() + 0.5
-    axes[0].plot(n[near], loss[near], color=colour, label=f"{budget:.0e}")
+    axes[0].plot(n[near], loss[near], linestyle=style, color=colour, label=f"{budget:.0e}")
     axes[0].plot(best[-1], loss.min(), "o", color=colour)
 axes[0].set_xscale("log")
 axes[0].set(xlabel="parameters N", ylabel="loss by their fit (nats per token)")

@@ -46,7 +46,7 @@ from transformers.utils import logging
 from shared import borrow, check, explore, hint, mine, progress
 from shared.data import stories
 from shared.models import available, course_folder, smollm2
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, LINES, figure
 from shared.runtime import pick_device, seed_everything
 from week2_pretraining.solutions.pretraining import load_pretrained
 
@@ -546,8 +546,7 @@ fig, ax = figure(
     f"held-out stories {in_the_end['held-out stories']:.0%}",
     "length of the text (tokens)", "4-grams that stood there before (%)", width=7.5,
 )  # fmt: skip
-styles = ["-", "--", "-.", ":", "-", "--", "-"]
-for (name, values), colour, style in zip(traps.items(), COLOURS, styles, strict=False):
+for (name, values), colour, style in zip(traps.items(), COLOURS, LINES, strict=False):
     mean, half = band(100 * values)
     x = range(4, 4 + len(mean))
     ax.plot(x, mean, color=colour, linestyle=style, label=name)

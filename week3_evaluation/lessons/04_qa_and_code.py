@@ -42,7 +42,7 @@ from shared import borrow, check, hint, mine, progress
 from shared.data import stories
 from shared.limits import Limits
 from shared.models import smollm2
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, LINES, figure
 from shared.runtime import hub_reachable, pick_device, preset, seed_everything
 from shared.sandbox import isolation
 from shared.stories import FIRST_OPTION, Story, render, slots
@@ -316,9 +316,9 @@ def bias(estimate, n: int, p: float) -> float:
 
 
 fig, ax = figure("The naive formula is too small, most where samples are few", "chance p of one sample", f"bias of pass@{k}")
-for colour, n in zip(COLOURS, (5, 10, 50), strict=False):
+for colour, style, n in zip(COLOURS, LINES, (5, 10, 50), strict=False):
     curve = [bias(naive, n, p) for p in chances]
-    ax.plot(chances, curve, color=colour, label=f"naive, n = {n}")
+    ax.plot(chances, curve, linestyle=style, color=colour, label=f"naive, n = {n}")
     print(f"n = {n:2d}: naive is off by up to {min(curve):+.3f}, eq. 1 by {max(abs(bias(pass_at_k, n, p)) for p in chances):.0e}")
 numbers = np.random.default_rng(0)
 for estimate, marker in ((naive, "o"), (pass_at_k, "s")):

@@ -531,10 +531,10 @@ fig, ax = figure(
     f"20 steps on the test: {rise['seen in training'][0]:+.0f} points on what was seen, {rise['fresh'][0]:+.0f} on what was not",
     "training steps on the leaked items", "right, % (95 % interval)",
 )  # fmt: skip
-for (name, curve), shift in zip(curves.items(), (-0.2, 0.2), strict=True):
+for (name, curve), shift, marker in zip(curves.items(), (-0.2, 0.2), "os", strict=True):
     mean, low, high = (torch.tensor(column) for column in zip(*map(score_with_interval, curve), strict=True))
     error = torch.stack([mean - low, high - mean]).numpy()
-    ax.errorbar(torch.tensor(steps) + shift, mean, yerr=error, fmt="o-", capsize=4, label=name)
+    ax.errorbar(torch.tensor(steps) + shift, mean, yerr=error, fmt=f"{marker}-", capsize=4, label=name)
 ax.axhline(25, color="grey", linestyle=":", label="a guess")
 ax.set_ylim(0, 102)
 ax.legend(frameon=False, loc="lower right")

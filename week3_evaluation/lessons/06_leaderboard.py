@@ -35,7 +35,7 @@ from shared import leaderboard as boards
 from shared.checking import run_check
 from shared.data import stories
 from shared.models import smollm2
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, MARKERS, figure
 from shared.runtime import seed_everything
 from shared.stories import Dice
 from week3_evaluation.harness import score_task
@@ -268,10 +268,10 @@ print(f"the two models differ on {b + c:.0%} of all items; expected for 8 of 10 
 
 # %%
 fig, ax = figure("5 points apart: a hundred items hardly ever tell", "items (log scale)", "difference noticed (p < 0.05)")
-for colour, (name, points) in zip(COLOURS, noticed.items(), strict=False):
+for colour, marker, (name, points) in zip(COLOURS, MARKERS, noticed.items(), strict=False):
     middle, low, high = map(list, zip(*points, strict=True))
     spread = [[m - l for m, l in zip(middle, low, strict=True)], [h - m for m, h in zip(middle, high, strict=True)]]
-    ax.errorbar(sizes, middle, spread, fmt="o-", color=colour, capsize=4, label=name)
+    ax.errorbar(sizes, middle, spread, fmt=f"{marker}-", color=colour, capsize=4, label=name)
 ax.axhline(0.8, color="grey", linewidth=1, linestyle="--")
 ax.set_xscale("log")
 ax.set_xticks(sizes, sizes)
@@ -447,7 +447,7 @@ for i, row in enumerate(board["rows"]):
     scores = [row["scores"][name] for name in board["tasks"]]
     at = [j + 0.17 * (i - (len(board["rows"]) - 1) / 2) for j in range(len(scores))]
     spread = [[s["score"] - s["low"] for s in scores], [s["high"] - s["score"] for s in scores]]
-    ax.errorbar(at, [s["score"] for s in scores], spread, fmt="o", color=COLOURS[i], capsize=3, markersize=4, label=row["name"])
+    ax.errorbar(at, [s["score"] for s in scores], spread, fmt=MARKERS[i], color=COLOURS[i], capsize=3, markersize=4, label=row["name"])
 for j, task in enumerate(board["tasks"].values()):
     ax.hlines(task["chance"], j - 0.4, j + 0.4, color="grey", linestyle="--", linewidth=1, label="guessing, expected" if j == 0 else None)
 ax.set_xticks(range(len(board["tasks"])), board["tasks"])

@@ -45,7 +45,7 @@ from transformers.utils import logging as transformers_logging
 
 from shared import borrow, check, hint, mine, progress
 from shared.models import course_folder, smollm2
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, MARKERS, figure
 from shared.runtime import pick_device, seed_everything
 from shared.training import train
 from week2_pretraining.solutions.pretraining import load_pretrained
@@ -471,9 +471,9 @@ fig, ax = figure(
     f"As they come, {padding['padded, as they come']:.0%} of a padded batch is padding", "share of the tokens of a batch of 16", ""
 )
 left = np.zeros(3)
-for part, colour, column in (("response", COLOURS[0], 1), ("prompt", COLOURS[5], 0), ("padding", "#cccccc", 2)):
+for part, colour, hatch, column in (("response", COLOURS[0], "", 1), ("prompt", COLOURS[5], "///", 0), ("padding", "#cccccc", "...", 2)):
     means, widths = np.array([mean_and_half_width(m[:, column]) for m in measured.values()]).T
-    ax.barh(list(measured), means, left=left, color=colour, label=part, xerr=widths, capsize=3)
+    ax.barh(list(measured), means, left=left, color=colour, hatch=hatch, label=part, xerr=widths, capsize=3)
     left += means
 ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3)
 plt.show()

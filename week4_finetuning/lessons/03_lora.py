@@ -36,7 +36,7 @@ from shared import borrow, check, hint, mine, progress
 from shared.checking import run_check
 from shared.data import stories
 from shared.models import course_folder, smollm2
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, LINES, figure
 from shared.runtime import pick_device, preset, seed_everything
 from shared.training import train
 from week2_pretraining.solutions.pretraining import load_pretrained
@@ -477,8 +477,8 @@ noise = torch.linalg.svdvals(torch.randn(128, 128, generator=torch.Generator().m
 curves = {"full tuning": shares(full_model), "LoRA, rank 128": shares(runs[128][0]), "LoRA, rank 16": shares(runs[16][0])}
 curves["random numbers"] = noise.cumsum(0) / noise.sum()
 fig, ax = figure("LoRA moves in a few directions, full tuning in many", "k", "share in the k largest directions")
-for name, curve in curves.items():
-    ax.plot(range(1, 129), curve, "--" if name == "random numbers" else "-", label=name)
+for (name, curve), style in zip(curves.items(), LINES, strict=False):
+    ax.plot(range(1, 129), curve, linestyle=style, label=name)
 ax.set_xscale("log", base=2)
 ax.set_xticks(RANKS, RANKS)
 ax.legend(frameon=False)

@@ -42,7 +42,7 @@ from transformers.utils import logging as transformers_logging
 from shared import borrow, check, hint, mine, progress
 from shared.data import stories
 from shared.models import course_folder, smollm2, smollm2_folder
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, HATCHES, figure
 from shared.runtime import seed_everything
 
 seed_everything(0)
@@ -85,8 +85,8 @@ fig, ax = figure("NF4's values are dense where the weights are", "weight / large
 blocks = torch.randn(20_000, 64, generator=torch.Generator().manual_seed(0))
 scaled = (blocks / blocks.abs().amax(dim=1, keepdim=True)).flatten()
 ax.hist(scaled.numpy(), bins=101, density=True, color=COLOURS[5], alpha=0.5, label="normal weights, blocks of 64")
-for name, values, y, colour in (("NF4", nf4_codebook(), 0.06, COLOURS[0]), ("int4", torch.arange(-7, 8) / 7, 0.18, COLOURS[3])):
-    ax.plot(values, torch.full_like(values, y), "|", markersize=14, markeredgewidth=2, color=colour, label=name)
+for name, values, y, marker, colour in (("NF4", nf4_codebook(), 0.06, "|", COLOURS[0]), ("int4", torch.arange(-7, 8) / 7, 0.18, "x", COLOURS[3])):
+    ax.plot(values, torch.full_like(values, y), marker, markersize=14 if marker == "|" else 7, markeredgewidth=2, color=colour, label=name)
 ax.legend(frameon=False, loc="upper left")
 plt.show()
 
@@ -600,7 +600,7 @@ print(f"\n65B: double quantization saves {saved:.1f} GB")
 
 fig, ax = figure("With QLoRA the 65B model fits on one 48 GB GPU", "model", "gigabytes (log scale)", height=3.4)
 for i, way in enumerate(list(columns["7B"])[:4]):
-    ax.bar(np.arange(4) + 0.2 * (i - 1.5), [column[way] for column in columns.values()], 0.19, color=COLOURS[i], label=way)
+    ax.bar(np.arange(4) + 0.2 * (i - 1.5), [column[way] for column in columns.values()], 0.19, color=COLOURS[i], hatch=HATCHES[i], label=way)
 ax.axhline(48, color="black", linestyle="--", linewidth=1)
 ax.set_yscale("log")
 ax.set_xticks(range(4), columns)

@@ -36,7 +36,7 @@ from tqdm.auto import tqdm
 from shared import borrow, check, hint, mine, progress
 from shared.checking import run_check
 from shared.models import smollm2
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, LINES, MARKERS, figure
 from shared.runtime import seed_everything
 from week5_inference.prompting_study import load
 from week5_inference.reviews import ITEMS, LABELS, question, shots_of
@@ -298,8 +298,8 @@ for result in study["scratchpads"]:
     name = result["kind"] + (", as many tokens" if result["equal"] == "tokens" else "")
     curves.setdefault(name, {}).setdefault(result["problems"], []).append(result["right"] / result["of"])
 fig, ax = figure("With its steps written out, a sum is learnt from few examples", "different training problems", "held-out sums right", width=8)
-for (name, curve), colour, marker in zip(curves.items(), COLOURS, "osD^", strict=False):
-    ax.plot(list(curve), [np.mean(values) for values in curve.values()], color=colour, label=name)
+for (name, curve), colour, marker, style in zip(curves.items(), COLOURS, MARKERS, LINES, strict=False):
+    ax.plot(list(curve), [np.mean(values) for values in curve.values()], linestyle=style, color=colour, label=name)
     for size, values in curve.items():
         ax.plot([size] * len(values), values, marker, color=colour, alpha=0.6, markersize=5)
 ax.set_xscale("log")

@@ -34,7 +34,7 @@ from shared import borrow, check, hint, mine, progress
 from shared.checking import run_check
 from shared.data import stories
 from shared.models import smollm2
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, MARKERS, figure
 from shared.runtime import preset, seed_everything
 from week3_evaluation.trial import bootstrap
 from week5_inference.memory import LiveBytes, flash_traffic, standard_traffic
@@ -260,9 +260,9 @@ def intervals(nats: np.ndarray, width: int = 32) -> np.ndarray:
 
 def plot_positions(ax, curves: dict[str, np.ndarray], width: int = 32) -> None:
     centres = np.arange(NEW // width) * width + width / 2
-    for (name, nats), colour in zip(curves.items(), METHODS.values(), strict=True):
+    for (name, nats), colour, marker in zip(curves.items(), METHODS.values(), MARKERS, strict=False):
         mean, low, high = intervals(nats, width).T
-        ax.errorbar(centres, mean, (mean - low, high - mean), marker="o", capsize=3, color=colour, label=name)
+        ax.errorbar(centres, mean, (mean - low, high - mean), marker=marker, capsize=3, color=colour, label=name)
     ax.axvline(TRAINED, color="grey", linewidth=1)
     ax.legend(frameon=False)
 

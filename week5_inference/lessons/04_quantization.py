@@ -41,7 +41,7 @@ from shared import borrow, check, hint, mine, progress
 from shared.course import ROOT
 from shared.data import stories
 from shared.models import course_folder, smollm2
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, MARKERS, figure
 from shared.runtime import seed_everything
 from week2_pretraining.solutions.pretraining import load_pretrained
 from week5_inference.quantization_study import STORED, calibration, story_nats
@@ -144,14 +144,14 @@ for case in sorted(name.removesuffix(".codes") for name in stored if name.endswi
 # %%
 fig, ax = figure("Small groups confine the damage of one large weight", "weights in a group", "relative RMS error, 4 bits", height=3.2)
 sizes = (512, 256, 128, 64, 32, 16)
-for label, colour in (("normal weights", COLOURS[0]), ("one weight a row is 20 times as large", COLOURS[3])):
+for label, colour, marker in (("normal weights", COLOURS[0], "o"), ("one weight a row is 20 times as large", COLOURS[3], "s")):
     w = torch.randn(256, 512, generator=torch.Generator().manual_seed(1))
     if "20" in label:
         w[:, 100] *= 20
     back = [zero_point_dequantize(*zero_point_quantize(w, 4, size)) for size in sizes]
     # of the weights that are not large
     rest = torch.arange(512) != 100
-    ax.plot(sizes, [((b - w)[:, rest].square().mean() / w[:, rest].square().mean()).sqrt() for b in back], "o-", color=colour, label=label)
+    ax.plot(sizes, [((b - w)[:, rest].square().mean() / w[:, rest].square().mean()).sqrt() for b in back], f"{marker}-", color=colour, label=label)
 ax.set_xscale("log", base=2)
 ax.set_xticks(sizes, sizes)
 ax.set_ylim(0)
@@ -356,7 +356,7 @@ with torch.no_grad():
             points.append(torch.stack([plain, mixed, has.float()]))
         plain, mixed, has = torch.cat(points, dim=1)
         gains[label] = [v[has == which].mean().item() for which in (1, 0) for v in (plain, mixed)] + [has.mean().item()]
-        ax.loglog(plain, mixed, ".", markersize=3, color=COLOURS[i], label=label)
+        ax.loglog(plain, mixed, MARKERS[i], markersize=2.5, color=COLOURS[i], label=label)
 ax.plot([0.003, 0.3], [0.003, 0.3], color="black", linewidth=0.8, linestyle="--")
 ax.legend(frameon=False, markerscale=3)
 plt.show()
@@ -510,7 +510,7 @@ for model, inputs, size, colour in ((course, course_inputs, 128, COLOURS[3]), (s
         spread.append((magnitudes.quantile(0.99) / magnitudes.median()).item())
     curves = torch.stack(curves)
     ax.plot(torch.linspace(0, 1, 11), curves.T, color=colour, alpha=0.2, linewidth=0.8)
-    ax.plot(torch.linspace(0, 1, 11), curves.median(dim=0).values, "o-", color=colour, label=f"{name} (median of {len(curves)} layers)")
+    ax.plot(torch.linspace(0, 1, 11), curves.median(dim=0).values, "o-" if model is course else "s--", color=colour, label=f"{name} (median of {len(curves)} layers)")
     print(f"{name:22} best error / plain error: median {curves.min(dim=1).values.median():.2f};   "
           f"99th percentile of mean |x| / median: {np.median(spread):.1f}")
 ax.axhline(1, color="black", linewidth=0.8)

@@ -37,7 +37,7 @@ from shared import borrow, check, hint, mine, progress
 from shared.checking import run_check
 from shared.data import stories
 from shared.models import course_folder
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, MARKERS, figure
 from shared.runtime import seed_everything
 from week2_pretraining.solutions.pretraining import load_pretrained
 from week2_pretraining.solutions.sampling import next_token_probs
@@ -440,14 +440,14 @@ for temperature in tqdm((0.0, 1.0), desc="speculating"):
             per_round.setdefault((temperature, n_draft), []).append(TOKENS / target.calls)
 
 fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), layout="constrained")
-for colour, temperature in zip(COLOURS, (0.0, 1.0), strict=False):
+for colour, marker, temperature in zip(COLOURS, MARKERS, (0.0, 1.0), strict=False):
     a, low, high = acceptance[temperature]
     for ax, found in zip(axes, (per_round, speedup), strict=True):
         points = np.array([bootstrap(np.mean, np.array(found[temperature, k])) for k in DRAFTED])
         bars = np.abs(points[:, 1:] - points[:, :1]).T
-        ax.errorbar(DRAFTED, points[:, 0], bars, fmt="o-", color=colour, capsize=3, label=f"temperature {temperature:g}")
+        ax.errorbar(DRAFTED, points[:, 0], bars, fmt=f"{marker}-", color=colour, capsize=3, label=f"temperature {temperature:g}")
     theory = [[expected_tokens(rate, k) for k in DRAFTED] for rate in (a, low, high)]
-    axes[0].plot(DRAFTED, theory[0], "--", color=colour, label=f"formula, a = {a:.2f}")
+    axes[0].plot(DRAFTED, theory[0], f"{marker}--", color=colour, fillstyle="none", label=f"formula, a = {a:.2f}")
     axes[0].fill_between(DRAFTED, theory[1], theory[2], color=colour, alpha=0.15)
 best = max((np.mean(times), setting) for setting, times in speedup.items())
 axes[0].set_title("Tokens a call of the target", loc="left", fontsize=11)
@@ -692,10 +692,10 @@ with ExitStack() as stack:  # whatever happens below, the servers are stopped
 # %%
 labels = list(servers)
 fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained", sharex=True)
-for colour, label in zip(COLOURS, labels, strict=False):
+for colour, marker, label in zip(COLOURS, MARKERS, labels, strict=False):
     runs = np.array([np.array(measured[label, n]).mean(0) for n in CLIENTS])
     for ax, column in zip(axes, (1, 2), strict=True):
-        ax.plot(runs[:, 0], runs[:, column], "o-", color=colour, label=label)
+        ax.plot(runs[:, 0], runs[:, column], f"{marker}-", color=colour, label=label)
         for n, point in zip(CLIENTS, runs, strict=True):
             each = np.array(measured[label, n])
             ax.plot(each[:, 0], each[:, column], ".", color=colour, alpha=0.4)  # every run

@@ -48,7 +48,7 @@ from trl import RewardTrainer
 from shared import borrow, check, hint, mine, progress
 from shared.checking import run_check
 from shared.models import course_folder
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, MARKERS, figure
 from shared.runtime import seed_everything
 from week1_decoder.solutions.decoder import GPT
 from week2_pretraining.solutions.pretraining import load_pretrained
@@ -470,7 +470,7 @@ for i, (noise, rewards) in enumerate(by_noise.items()):
     spread = 1.96 * np.sqrt(
         share * (1 - share) / (counts[counts > 0] / len(rewards))
     )  # three models see the same pairs
-    ax.errorbar(mean, share, spread, fmt="o-", color=COLOURS[i], capsize=2, label=f"noise {noise}, ECE {error:.3f}")
+    ax.errorbar(mean, share, spread, fmt=f"{MARKERS[i]}-", color=COLOURS[i], capsize=2, label=f"noise {noise}, ECE {error:.3f}")
 ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
 ax.legend(frameon=False)
 plt.show()

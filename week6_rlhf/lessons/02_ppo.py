@@ -37,7 +37,7 @@ from transformers.utils import logging
 from shared import borrow, check, hint, mine, progress
 from shared.checking import run_check
 from shared.models import course_folder
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, LINES, MARKERS, figure
 from shared.runtime import seed_everything
 from week2_pretraining.solutions.pretraining import load_pretrained
 from week4_finetuning.solutions.instruction_data import collate_sft
@@ -213,7 +213,7 @@ fig, ax = figure(
     "GAE: how far to look depends on how good the value function is", "λ", "mean squared error of the advantage"
 )
 best = {}
-for wrong, colour in zip((0.3, 1.5, 3.0), COLOURS, strict=False):
+for wrong, colour, marker in zip((0.3, 1.5, 3.0), COLOURS, MARKERS, strict=False):
     guess = truth + wrong * torch.randn(games, steps, generator=generator)
     # at γ = 1 the true advantage of step t is what it paid less the mean pay
     errors = []
@@ -222,7 +222,7 @@ for wrong, colour in zip((0.3, 1.5, 3.0), COLOURS, strict=False):
         errors.append((advantages[:, 0] - (paid[:, 0] - 0.1)).square())
     errors = torch.stack(errors)
     mean, two = errors.mean(dim=1), 2 * errors.std(dim=1) / games**0.5
-    ax.errorbar(lams, mean, two, color=colour, marker="o", markersize=4, capsize=2, label=f"V off by {wrong}")
+    ax.errorbar(lams, mean, two, color=colour, marker=marker, markersize=4, capsize=2, label=f"V off by {wrong}")
     best[wrong] = round(lams[mean.argmin()].item(), 1)
 ax.set_yscale("log")
 ax.legend(frameon=False)
@@ -263,12 +263,12 @@ fig, ax = figure(
     "ratio ρ of new to old probability",
     "what is maximised",
 )
-for advantage, colour in ((1.0, COLOURS[0]), (-1.0, COLOURS[3])):
+for advantage, style, colour in ((1.0, "-", COLOURS[0]), (-1.0, "--", COLOURS[3])):
     losses = [
         ppo_policy_loss(ratio.log().view(1, 1), torch.zeros(1, 1), torch.full((1, 1), advantage), one)
         for ratio in ratios
     ]
-    ax.plot(ratios, [-loss.item() for loss in losses], color=colour, label=f"A = {advantage:+.0f}")
+    ax.plot(ratios, [-loss.item() for loss in losses], style, color=colour, label=f"A = {advantage:+.0f}")
 ax.axvline(1, color="grey", linewidth=0.8, linestyle=":")
 ax.legend(frameon=False)
 plt.show()
@@ -448,11 +448,11 @@ def two_curves(names: tuple[str, str], labels: tuple[str, str], title: str) -> N
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     fig.suptitle(title, x=0.01, ha="left", fontsize=11)
     for ax, name, label in zip(axes, names, labels, strict=True):
-        for part, colour in zip(NAMES, COLOURS, strict=False):
+        for part, colour, style in zip(NAMES, COLOURS, LINES, strict=False):
             curves = torch.tensor([run["curve"][name] for run in study["runs"][part]])
             for one_seed in curves:
                 ax.plot(smoothed(one_seed), color=colour, linewidth=0.7, alpha=0.5)
-            ax.plot(smoothed(curves.mean(dim=0)), color=colour, linewidth=2.2, label=NAMES[part])
+            ax.plot(smoothed(curves.mean(dim=0)), linestyle=style, color=colour, linewidth=2.2, label=NAMES[part])
         ax.set(xlabel="iteration", ylabel=label)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)
@@ -522,14 +522,14 @@ fig, ax = figure(
     "change since the start, in std of each score",
 )
 true_before, proxy_before = torch.tensor(before["total"]), torch.tensor(before["proxy"])
-for part, colour in zip(NAMES, COLOURS, strict=False):
+for part, colour, marker in zip(NAMES, COLOURS, MARKERS, strict=False):
     mean = {
         name: smoothed(torch.tensor([run["curve"][name] for run in study["runs"][part]]).mean(dim=0))
         for name in ("kl", "proxy", "true")
     }
     distance = mean["kl"].clamp(min=0).sqrt()
-    ax.plot(distance, mean["proxy"] - proxy_before.mean(), "--", color=colour)
-    ax.plot(distance, (mean["true"] - true_before.mean()) / true_before.std(), color=colour, label=NAMES[part])
+    ax.plot(distance, mean["proxy"] - proxy_before.mean(), f"{marker}--", markevery=0.15, markersize=5, color=colour)
+    ax.plot(distance, (mean["true"] - true_before.mean()) / true_before.std(), f"{marker}-", markevery=0.15, markersize=5, color=colour, label=NAMES[part])
 ax.axhline(0, color="grey", linewidth=0.8, linestyle=":")
 ax.legend(frameon=False)
 plt.show()

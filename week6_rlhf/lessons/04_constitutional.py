@@ -31,7 +31,7 @@ from transformers.utils import logging
 from shared import borrow, check, hint, mine, progress
 from shared.checking import run_check
 from shared.models import course_folder, smollm2
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, LINES, figure
 from shared.runtime import seed_everything
 from week2_pretraining.solutions.pretraining import load_pretrained
 from week4_finetuning.chat import STOP, encode_prompt
@@ -548,11 +548,11 @@ zeros = torch.zeros(1)
 fig, ax = figure(
     "A soft label names a margin; a hard one has no end", "β h of a pair (nats)", "loss of the pair (nats)"
 )
-for p_one, colour in zip((1.0, 0.95, 0.8, 0.6), COLOURS, strict=False):
+for p_one, colour, style in zip((1.0, 0.95, 0.8, 0.6), COLOURS, LINES, strict=False):
     losses = torch.stack(
         [soft_preference_loss(value[None], zeros, zeros, zeros, torch.tensor([p_one]), beta=1.0) for value in margins]
     )
-    ax.plot(margins, losses, color=colour, label=f"p = {p_one:g}")
+    ax.plot(margins, losses, linestyle=style, color=colour, label=f"p = {p_one:g}")
     if p_one < 1:
         ax.plot(margins[losses.argmin()], losses.min(), "o", color=colour)
         print(

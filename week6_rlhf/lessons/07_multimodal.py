@@ -37,7 +37,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from shared import borrow, check, hint, mine, progress
 from shared.checking import run_check
 from shared.models import course_folder
-from shared.plotting import COLOURS as INKS, figure
+from shared.plotting import COLOURS as INKS, LINES, figure
 from shared.runtime import seed_everything
 from week2_pretraining.solutions.pretraining import load_pretrained
 from week4_finetuning.chat import encode_prompt
@@ -204,8 +204,8 @@ for name, target in (("narrow", "seen"), ("broad", "any")):
     clips[name], curves[name] = train_clip(tokenizer, captioned, loss=contrastive_loss, cut=patchify)
     encoders[name] = clips[name].encoder
 fig, ax = figure("Both encoders learn which caption is whose", "step", "contrastive loss, nats")
-for name, losses in curves.items():
-    ax.plot(losses, label=name)
+for (name, losses), style in zip(curves.items(), LINES, strict=False):
+    ax.plot(losses, linestyle=style, label=name)
 ax.axhline(torch.tensor(96.0).log(), color="grey", linewidth=0.8, linestyle=":")
 ax.legend(frameon=False)
 plt.show()

@@ -32,7 +32,7 @@ from transformers.utils import logging
 from shared import borrow, check, hint, mine, progress
 from shared import leaderboard as boards
 from shared.models import course_folder
-from shared.plotting import COLOURS, figure
+from shared.plotting import COLOURS, HATCHES, figure
 from shared.runtime import seed_everything
 from week2_pretraining.solutions.pretraining import load_pretrained
 from week3_evaluation.leaderboard import Entry, add, course_model
@@ -71,7 +71,7 @@ fig, ax = figure("What each model's stories are worth, by what was preferred", y
 for i, (stage, told) in enumerate(found.items()):
     values = torch.tensor([[getattr(score, part) for part in parts] for score in told.scores])
     error = 1.96 * values.std(dim=0) / len(values) ** 0.5
-    ax.bar([x + 0.25 * (i - 1) for x in range(3)], values.mean(dim=0), 0.23, yerr=error, label=stage, color=COLOURS[i])
+    ax.bar([x + 0.25 * (i - 1) for x in range(3)], values.mean(dim=0), 0.23, yerr=error, label=stage, color=COLOURS[i], hatch=HATCHES[i])
 ax.axhline(0, color="0.5", linewidth=0.8)
 ax.set_xticks(range(3), parts)
 ax.legend(frameon=False)

@@ -223,6 +223,11 @@ class HintCard(Card):
 SIGNS = {"passed": "✓", "tried": "◐", "open": "○"}
 
 
+def sign(state: str, words: str) -> str:
+    """The sign of a state; `words` are what a screen reader says for it."""
+    return f'<span role="img" aria-label="{words}">{SIGNS[state]}</span>'
+
+
 @dataclass(repr=False)
 class ProgressCard(Card):
     """Passed, tried and open exercises of one week or of all."""
@@ -267,7 +272,7 @@ class ProgressCard(Card):
         for (week, lesson), rows in self._by_lesson().items():
             done = sum(row[3] == "passed" for row in rows)
             names = " &nbsp; ".join(
-                f'<span style="white-space:nowrap" title="{state}, {tries} attempts">{SIGNS[state]} '
+                f'<span style="white-space:nowrap" title="{state}, {tries} attempts">{sign(state, state)} '
                 f"<code>{name}</code></span>"
                 for _, _, name, state, tries in rows
             )

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
-from shared.cards import SIGNS, Card, box, inline, paragraph
+from shared.cards import SIGNS, Card, box, inline, paragraph, sign
 from shared.tables import ROW
 
 WORDS = {"passed": "passed", "tried": "in work", "open": "open"}
@@ -149,7 +149,7 @@ class HomeCard(Card):
             'style="width:8em;height:0.7em;border:1px solid #808080">'
             f'<div style="width:{100 * done // max(total, 1)}%;height:100%;background:#0072B2"></div></div>'
         )
-        links = [f"{_sign(one.state)} {self._link(one.notebook)} {one.amount}" for one in week.lessons]
+        links = [f"{sign(one.state, WORDS[one.state])} {self._link(one.notebook)} {one.amount}" for one in week.lessons]
         links += [self._link(path) for path in week.more]
         spans = " ".join(f'<span style="white-space:nowrap;margin-right:0.8em">{link}</span>' for link in links)
         exercises = "".join(map(_exercises, week.lessons))
@@ -157,7 +157,7 @@ class HomeCard(Card):
             f'{inline(week.goal)}<div style="line-height:1.6">{spans}</div>{exercises}',
             f"{bar}{week.progress}",
             f'<span style="white-space:nowrap">{week.time}</span>',
-            f'<span style="white-space:nowrap">{_sign(state)} {WORDS[state]}</span>',
+            f'<span style="white-space:nowrap">{sign(state, WORDS[state])} {WORDS[state]}</span>',
         )
         style = "text-align:left;vertical-align:top;white-space:normal"
         data = "".join(f'<td style="{style}">{cell}</td>' for cell in cells)
@@ -174,10 +174,6 @@ def _exercises(lesson: Lesson) -> str:
         return ""
     names = "; ".join(f"{SIGNS[state]}\u00a0`{name}`: {state}" for name, state in lesson.states.items())
     return paragraph(f"{lesson.notebook.stem}: {names}", "font-size:90%")
-
-
-def _sign(state: str) -> str:
-    return f'<span role="img" aria-label="{WORDS[state]}">{SIGNS[state]}</span>'
 
 
 def _count(states: dict[str, str], state: str) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shared import answers
 from shared.checking import find_check, run_check
+from shared.questions import questions_of
 from tests import lab
 
 LESSON = "week1_decoder/02_attention.ipynb"
@@ -30,12 +31,13 @@ ATTENTION = NOT_SCALED.replace("q, k)", "q, k) / q.shape[-1] ** 0.5")
 MISTAKE = next(sentence for sentence in find_check("attention").mistakes if "not divided by √" in sentence)
 
 
-def photograph(notebook, card, name, *themes):
-    """Check that the card can be read in these themes; keep pictures of it where SIXWEEKS_SCREENSHOTS says."""
+def photograph(notebook, card, name):
+    """Check that the card can be read in both themes; keep pictures of it where SIXWEEKS_SCREENSHOTS says."""
     folder = os.environ.get("SIXWEEKS_SCREENSHOTS")
-    for theme in themes:
+    for theme in ("Light", "Dark"):
         notebook.theme(f"JupyterLab {theme}")
         assert lab.faint_text(card) == [], theme
+        assert lab.barriers(notebook.page) == [], theme
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
             card.screenshot(path=Path(folder) / f"{name}_{theme.lower()}.png")
@@ -77,12 +79,12 @@ def test_a_learner_works_through_the_attention_lesson(pages, tmp_path, tmp_path_
         shown = output.inner_text()
         assert not re.search(r"Traceback|CheckFailed|learner\.py|checking\.py|raise |---->", shown), shown
         assert notebook.failed_cells() == ["check(attention)"]
-        photograph(notebook, card, "failed", "Light", "Dark")
+        photograph(notebook, card, "failed")
 
         output = notebook.new_cell("check(attention)", "hint(attention)")
         expect(output).to_contain_text("hint 1 of 3")
         expect(output).to_contain_text(find_check("attention").hints[0])
-        photograph(notebook, output, "hint", "Dark")
+        photograph(notebook, output, "hint")
 
         notebook.fill("def attention(", ATTENTION)
         output = notebook.run("check(attention)")
@@ -91,7 +93,7 @@ def test_a_learner_works_through_the_attention_lesson(pages, tmp_path, tmp_path_
         expect(card).to_contain_text("Saved in work/week1_decoder/attention.py")
         assert "your own answer" not in output.inner_text()  # saving runs the cells again, unseen
         assert notebook.failed_cells() == []
-        photograph(notebook, card, "passed", "Dark", "Light")
+        photograph(notebook, card, "passed")
 
         notebook.command("docmanager:save")
         # Everything but the badge on top of the lesson comes from this machine.
@@ -105,3 +107,46 @@ def test_a_learner_works_through_the_attention_lesson(pages, tmp_path, tmp_path_
     ]
     saved = json.loads((tmp_path / LESSON).read_text(encoding="utf-8"))
     assert "attention: passed." in json.dumps(saved["cells"])
+
+
+def test_every_kind_of_card_can_be_read_in_both_themes(pages, tmp_path, tmp_path_factory, work):
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=1000 * lab.TIMEOUT)
+    lab.copy_course(tmp_path)
+    with lab.serve(tmp_path, tmp_path_factory.mktemp("jupyter")) as address, pages(address) as page:
+        notebook = lab.Notebook(page, address, LESSON)
+        notebook.run_all_above("def softmax(")
+
+        def shows(output, role, text, name):
+            card = output.get_by_role(role).first
+            expect(card).to_contain_text(text)
+            photograph(notebook, card, name)
+
+        notebook.run("def softmax(")
+        shows(notebook.run("check(softmax)"), "alert", "softmax: still to do.", "todo")
+        notebook.fill("def softmax(", "return weights / weights.sum(dim=dim, keepdim=True)")
+        shows(notebook.run("check(softmax)"), "alert", "stopped by an error", "error")
+        notebook.fill("def softmax(", "while True:\n    pass")
+        shows(notebook.run("check(softmax)"), "alert", "it took too long", "timeout")
+        notebook.fill("def softmax(", SOFTMAX)
+        notebook.run("check(softmax)")
+        notebook.run("def causal_mask(")
+        notebook.fill("def attention(", ATTENTION)
+        shows(notebook.run("check(attention)"), "alert", "it calls causal_mask, which is still to do", "waiting")
+
+        new = notebook.new_cell("check(softmax)", 'causal_mask = borrow("causal_mask")')
+        shows(new, "note", "borrowed from the course", "borrowed")
+        new = notebook.new_cell("check(softmax)", 'my_softmax = mine("softmax")')
+        shows(new, "note", "softmax: your own answer.", "mine")
+        shows(notebook.run('progress("week1_decoder")'), "status", "1 of ", "progress")
+
+        output = notebook.run("from shared import answer")
+        shows(output, "note", "Quiz attention", "quiz")
+        new = notebook.new_cell("check(softmax)", 'answer("attention", 1, 4)')
+        shows(new, "alert", "question 1", "answer_wrong")
+        new = notebook.new_cell("check(softmax)", f'answer("attention", 1, {questions_of("attention")[0].value})')
+        shows(new, "status", "question 1: right", "answer_right")
+        start = lab.Notebook(page, address, "start.ipynb")
+        shows(start.run("from shared import home"), "group", "1 passed", "home")
+        assert page.complaints == []

@@ -52,7 +52,7 @@ def first_open_then_solved(path):
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
-def test_a_lesson_tells_what_is_open_then_passes_solved_saves_every_answer_and_describes_its_figures(path, tmp_path, work, threads):
+def test_a_lesson_tells_what_is_open_then_passes_solved_and_saves_and_describes(path, tmp_path, work, threads):
     notebook, open_checks = first_open_then_solved(path)
     notebook.cells[1:1] = [new_code_cell("from tests.figures import watch\nwatch()")]
     notebook.cells.append(new_code_cell("from tests.figures import verdict\nverdict()"))

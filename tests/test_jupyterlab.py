@@ -147,6 +147,7 @@ def test_every_kind_of_card_can_be_read_in_both_themes(pages, tmp_path, tmp_path
         shows(new, "alert", "question 1", "answer_wrong")
         new = notebook.new_cell("check(softmax)", f'answer("attention", 1, {questions_of("attention")[0].value})')
         shows(new, "status", "question 1: right", "answer_right")
+        page.set_viewport_size({"width": 1280, "height": 1500})  # the calendar as a whole
         start = lab.Notebook(page, address, "start.ipynb")
         shows(start.run("from shared import home"), "group", "1 passed", "home")
         assert page.complaints == []

@@ -1,0 +1,105 @@
+"""Which packages a lesson needs: its imports and those of the course's modules behind it, read without running them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from shared import course
+
+# Where a distribution is not called like the module that it brings.
+MODULES = {"faiss-cpu": "faiss", "scikit-learn": "sklearn"}
+
+
+def dependencies(root: Path = course.ROOT) -> list[Requirement]:
+    """What the course wants, as its pyproject.toml says."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [Requirement(line) for line in project["dependencies"]]
+
+
+def installed() -> dict[str, str]:
+    """The version of every distribution that this Python sees; of two with one name, the one that is imported."""
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            found.setdefault(canonicalize_name(name), distribution.version)
+    return found
+
+
+def module_of(name: str) -> str:
+    """The module that a distribution brings. Example: faiss-cpu -> faiss, rouge-score -> rouge_score"""
+    return MODULES.get(name, name.replace("-", "_"))
+
+
+def needed(notebook: str | None, root: Path = course.ROOT) -> list[Requirement]:
+    """The dependencies that a lesson's notebook needs; all of them where the notebook is not one of the course's.
+
+    One that no source of the course imports works behind another one, so every lesson gets it.
+    """
+    wanted = dependencies(root)
+    source = root / "shared" / "start.py"
+    if notebook != "start.ipynb":
+        week, _, name = (notebook or "").rpartition("/")
+        source = root / week / "lessons" / f"{Path(name).stem}.py"
+    if not source.is_file():
+        return wanted
+    reached: set[str] = set()
+    _follow(source, root, reached, set())
+    return [r for r in wanted if module_of(r.name) in reached or module_of(r.name) not in _imported_anywhere(root)]
+
+
+def lessons_with(name: str, root: Path = course.ROOT) -> list[str]:
+    """The lessons that need a distribution, as `week/lesson`."""
+    paths = [path for week in course.weeks(root) for path in course.lessons(week, root)]
+    notebooks = [f"{path.parts[-3]}/{path.stem}" for path in paths]
+    return [n for n in notebooks if any(r.name == name for r in needed(f"{n}.ipynb", root))]
+
+
+def _follow(path: Path, root: Path, found: set[str], seen: set[Path]) -> None:
+    """Collect what a file imports, following the course's own modules and the exercises that it names."""
+    if path in seen:
+        return
+    seen.add(path)
+    modules, exercises = _imports(path)
+    behind = {course.find(name, root).module for name in exercises if name in course.exercises(root)}
+    for module in sorted(modules | behind):
+        file = root.joinpath(*module.split("."))
+        for own in (file.with_suffix(".py"), file / "__init__.py"):
+            if own.is_file():
+                _follow(own, root, found, seen)
+                break
+        else:
+            found.add(module.split(".")[0])
+    if path.parent.name == "solutions":
+        _follow(path.parent.parent / "checks" / path.name, root, found, seen)
+
+
+@lru_cache(maxsize=1024)
+def _imports(path: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """Modules that a file imports anywhere in it, and the exercises that it takes by `mine` or `borrow`."""
+    modules, exercises = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.add(node.module)
+            modules.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("mine", "borrow"):
+            exercises.update(a.value for a in node.args if isinstance(a, ast.Constant))
+    return frozenset(modules), frozenset(exercises)
+
+
+@lru_cache(maxsize=4)
+def _imported_anywhere(root: Path) -> frozenset[str]:
+    """The modules that the course's sources import, by their first names."""
+    paths = [path for folder in ("shared", *course.weeks(root)) for path in (root / folder).rglob("*.py")]
+    lines = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    return frozenset(re.findall(r"^[ \t]*(?:import|from) (\w+)", lines, flags=re.MULTILINE))

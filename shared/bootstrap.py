@@ -24,16 +24,18 @@ class CourseNotFound(Exception):
 
 
 if "google.colab" in sys.modules:
-    if not pathlib.Path("HOME/shared/colab.py").exists():
-        clone_course = ["git", "clone", "--quiet", "--depth", "1", "ADDRESS", "HOME"]
+    course_address = "ADDRESS"
+    course_home = "HOME"
+    if not pathlib.Path(course_home, "shared", "colab.py").exists():
+        clone_course = ["git", "clone", "--quiet", "--depth", "1", course_address, course_home]
         cloned = subprocess.run(clone_course, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if cloned.returncode:
             raise CourseNotFound(
-                f"The course could not be fetched from ADDRESS. git says:\\n  {cloned.stderr.strip()}\\n"
+                f"The course could not be fetched from {course_address}. git says:\\n  {cloned.stderr.strip()}\\n"
                 "Can this runtime reach the internet, and does the address open in a browser? Then run this cell again."
             )
-    if "HOME" not in sys.path:
-        sys.path.insert(0, "HOME")
+    if course_home not in sys.path:
+        sys.path.insert(0, course_home)
     from shared import colab
 
     colab.prepare("NOTEBOOK", keep_progress_on_drive)

@@ -22,13 +22,13 @@ from packaging.version import InvalidVersion, Version
 
 from shared import course, imports
 
-DRIVE = Path("/content/drive")
+DRIVE = course.ROOT.parent / "drive"  # the course is in /content, where Colab's own examples mount it too
 # Colab has a notebook server of its own; the other three are for authors and for tests on one's own machine.
 NOT_WANTED = {"jupyterlab", "jupytext", "nbval", "pytest"}
 
 
 def prepare(notebook: str | None = None, keep_on_drive: bool = True) -> None:
-    """Make this runtime ready for a notebook of the course, named as `week/name.ipynb`; without one, for all of them."""
+    """Make this runtime ready for a notebook of the course, `week/name.ipynb`; without a name, for all of them."""
     path = [str(course.ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, path)))  # for processes that lessons start
     print(keep_progress(keep_on_drive))
@@ -42,7 +42,7 @@ def prepare(notebook: str | None = None, keep_on_drive: bool = True) -> None:
 # Progress
 
 
-def keep_progress(on_drive: bool, drive: Path = DRIVE) -> str:
+def keep_progress(on_drive: bool) -> str:
     """Choose the work folder, on Drive where the learner allows it, and say where it is."""
     local = course.ROOT / "work"
     if os.environ.get("SIXWEEKS_WORK"):  # this cell ran before, or the learner chose a folder
@@ -50,8 +50,8 @@ def keep_progress(on_drive: bool, drive: Path = DRIVE) -> str:
     lost = f"Your answers are kept in {local}, and are lost when this runtime ends"
     if not on_drive:
         return f"{lost}: tick keep_progress_on_drive and run this cell again to keep them on your Drive."
-    fault = _mount(drive)
-    folder = drive / "MyDrive" / course.ROOT.name / "work"
+    fault = _mount()
+    folder = DRIVE / "MyDrive" / course.ROOT.name / "work"
     try:
         if not fault:
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,20 +63,20 @@ def keep_progress(on_drive: bool, drive: Path = DRIVE) -> str:
     os.environ["SIXWEEKS_WORK"] = str(folder)
     n_answers = len(list(folder.glob("*/*.py")))
     found = f": {n_answers} of them are there" if n_answers else ""
-    return f"Your answers are kept on your Drive, in {folder.relative_to(drive)}{found}."
+    return f"Your answers are kept on your Drive, in {folder.relative_to(DRIVE)}{found}."
 
 
-def _mount(drive: Path) -> str | None:
+def _mount() -> str | None:
     """Ask for the Drive; None when it is there, else the reason why not."""
-    if (drive / "MyDrive").is_dir():
+    if (DRIVE / "MyDrive").is_dir():
         return None
-    from google.colab import drive as colabs
+    from google.colab import drive
 
     try:
-        colabs.mount(str(drive))
+        drive.mount(str(DRIVE))
     except Exception as error:  # a learner who declines, a browser without cookies, a Workspace account's rules
         return f"{type(error).__name__}: {error}".strip(": ")
-    return None if (drive / "MyDrive").is_dir() else "it was not mounted"
+    return None if (DRIVE / "MyDrive").is_dir() else "it was not mounted"
 
 
 def _bring(local: Path, folder: Path) -> None:

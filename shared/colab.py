@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def prepare(notebook: str | None = None, keep_on_drive: bool = True) -> None:
     for line in install(wanted):
         print(line)
     if any(requirement.name == "torch" for requirement in wanted):
-        print(machine())
+        print(machine(notebook))
 
 
 # Progress
@@ -179,17 +180,23 @@ def _asked_by(name: str) -> list[Requirement]:
 # The machine
 
 
-def machine() -> str:
-    """What the lessons run on here, and how to get a GPU where there is none."""
+def machine(notebook: str | None = None) -> str:
+    """What a lesson runs on here, and how to get a GPU where there is none."""
     from shared import runtime
 
+    source = imports.source_of(notebook)
+    if source and not re.search(r"\bpick_device\b|\btorch\.cuda\b", source.read_text(encoding="utf-8")):
+        return (
+            "This lesson runs on the CPU, also where there is a GPU. To save GPU hours: Runtime > Change runtime type."
+        )
     device = runtime.pick_device()
     if device.type != "cuda":
         return (
-            "No GPU here. Every lesson runs on the CPU too, with its smaller models. "
+            "No GPU here. This lesson runs on the CPU too, with its smaller models. "
             "For a GPU: Runtime > Change runtime type > T4 GPU."
         )
     import torch
 
     kind = str(runtime.pick_dtype(device)).removeprefix("torch.")
-    return f"GPU: {torch.cuda.get_device_name(device)}. Lessons take their larger models; mixed precision is {kind}."
+    name = torch.cuda.get_device_name(device)
+    return f"GPU: {name}. The models run on it, larger ones than on a CPU; mixed precision, where used, is {kind}."

@@ -39,17 +39,21 @@ def module_of(name: str) -> str:
     return MODULES.get(name, name.replace("-", "_"))
 
 
+def source_of(notebook: str | None, root: Path = course.ROOT) -> Path | None:
+    """The lesson source of a notebook of the course, `week/name.ipynb`; None where it is not one of them."""
+    week, _, name = (notebook or "").rpartition("/")
+    folder = root / week / "lessons" if week else root / "shared"
+    path = folder / f"{Path(name).stem}.py"
+    return path if name and path.is_file() else None
+
+
 def needed(notebook: str | None, root: Path = course.ROOT) -> list[Requirement]:
     """The dependencies that a lesson's notebook needs; all of them where the notebook is not one of the course's.
 
     One that no source of the course imports works behind another one, so every lesson gets it.
     """
-    wanted = dependencies(root)
-    source = root / "shared" / "start.py"
-    if notebook != "start.ipynb":
-        week, _, name = (notebook or "").rpartition("/")
-        source = root / week / "lessons" / f"{Path(name).stem}.py"
-    if not source.is_file():
+    wanted, source = dependencies(root), source_of(notebook, root)
+    if source is None:
         return wanted
     reached: set[str] = set()
     _follow(source, root, reached, set())

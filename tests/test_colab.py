@@ -241,14 +241,26 @@ def test_every_dependency_is_found_under_the_name_of_its_module():
 
 
 def test_a_t4_a_newer_gpu_and_no_gpu_are_described(monkeypatch):
+    training = "week2_pretraining/03_pretraining.ipynb"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     fake_gpus(monkeypatch, cuda=True)
-    assert colab.machine() == "GPU: Tesla T4. Lessons take their larger models; mixed precision is float16."
+    told = colab.machine(training)
+    assert told.startswith("GPU: Tesla T4. ") and told.endswith("mixed precision, where used, is float16.")
     fake_gpus(monkeypatch, cuda=True, bf16=True)
-    assert colab.machine().endswith("bfloat16.")
+    assert colab.machine(training).endswith("is bfloat16.")
+    assert colab.machine("week6_rlhf/03_dpo.ipynb").startswith(
+        "This lesson runs on the CPU, also where there is a GPU."
+    )
+    assert colab.machine("week5_inference/03_attention_kernels.ipynb").startswith("GPU: ")  # its kernel in Triton
     fake_gpus(monkeypatch)
-    assert "Every lesson runs on the CPU too" in colab.machine()
-    assert "Runtime > Change runtime type > T4 GPU" in colab.machine()
+    assert "This lesson runs on the CPU too" in colab.machine(training)
+    assert "Runtime > Change runtime type > T4 GPU" in colab.machine(training)
+
+
+def test_only_lessons_that_use_the_gpu_grow_with_it():
+    for source in course.ROOT.glob("week*/lessons/*.py"):
+        text = source.read_text(encoding="utf-8")
+        assert "preset(" not in text or "device = pick_device()" in text, source
 
 
 # The cell
@@ -396,7 +408,7 @@ def test_the_first_lesson_runs_on_a_stand_in_for_colab(python, tmp_path):
     told = colabs.printed(cell)
     assert "Your answers are kept on your Drive, in MyDrive/course/work." in told
     assert f"Colab lacks: {HIDDEN} ..." in told and "Nothing that was here was replaced." in told
-    assert told.splitlines()[-1] == colab.machine()
+    assert told.splitlines()[-1] == colab.machine(f"week1_decoder/{LESSON.stem}.ipynb")
 
     checks, sliders, moved, again = made.cells[-4:]
     found = json.loads(colabs.printed(checks))

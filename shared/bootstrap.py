@@ -12,7 +12,7 @@ from pathlib import Path
 from shared import course
 
 _CELL = """\
-# @title On Colab this fetches the course; anywhere else it looks whether this kernel has it. { display-mode: "form" }
+# @title On Colab this fetches the course. Elsewhere it looks whether this kernel has it. { display-mode: "form" }
 keep_progress_on_drive = True  # @param {type: "boolean"}
 
 import pathlib, subprocess, sys
@@ -44,7 +44,7 @@ else:
         from shared.bootstrap import wrong_course
     except ImportError:
         raise CourseNotFound(
-            "This kernel does not have the course, or an older one, so nothing in this notebook can run.\\n"
+            "This kernel does not have the course, or has an older version of it: nothing below can run.\\n"
             "Either choose the kernel of the environment in which you installed it: Kernel > Change Kernel ...\\n"
             "Or install it for this kernel. In a terminal, in the folder of the course:\\n"
             f'  "{sys.executable}" -m pip install -e .\\nThen restart the kernel and run this cell again.'
@@ -68,10 +68,10 @@ def wrong_course(folder: Path | None = None, root: Path = course.ROOT) -> str | 
     if here == root.resolve():
         return None
     return (
-        f"This notebook lies in {here}, but this kernel runs the course in {root}: "
+        f"This notebook lies in {here},\nbut this kernel runs the course in {root}:\n"
         "that one would judge your answers, and keep them.\n"
-        "Either open the notebook there, or choose the kernel of the environment in which you installed this one: "
-        "Kernel > Change Kernel ...\n"
+        "Either open the notebook there, or choose the kernel of the environment in which you\n"
+        "installed this one: Kernel > Change Kernel ...\n"
         f'Or let this kernel run this one. In a terminal:\n  cd "{here}"\n  "{sys.executable}" -m pip install -e .\n'
         "Then restart the kernel and run this cell again."
     )

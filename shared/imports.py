@@ -68,20 +68,20 @@ def lessons_with(name: str, root: Path = course.ROOT) -> list[str]:
 
 
 def _follow(path: Path, root: Path, found: set[str], seen: set[Path]) -> None:
-    """Collect what a file imports, following the course's own modules and the exercises that it names."""
-    if path in seen:
+    """Collect what a file imports, following the course's own modules and the exercises that it takes."""
+    if path in seen or not path.is_file():
         return
     seen.add(path)
     modules, exercises = _imports(path)
-    behind = {course.find(name, root).module for name in exercises if name in course.exercises(root)}
-    for module in sorted(modules | behind):
-        file = root.joinpath(*module.split("."))
-        for own in (file.with_suffix(".py"), file / "__init__.py"):
-            if own.is_file():
-                _follow(own, root, found, seen)
-                break
+    known = course.exercises(root)
+    for module in sorted(modules | {known[name].module for name in exercises if name in known}):
+        first = module.partition(".")[0]
+        if (root / first).is_dir():
+            file = root.joinpath(*module.split("."))
+            _follow(file.with_suffix(".py"), root, found, seen)
+            _follow(file / "__init__.py", root, found, seen)
         else:
-            found.add(module.split(".")[0])
+            found.add(first)
     if path.parent.name == "solutions":
         _follow(path.parent.parent / "checks" / path.name, root, found, seen)
 

@@ -24,6 +24,7 @@ from packaging.version import InvalidVersion, Version
 from shared import course, imports
 
 DRIVE = course.ROOT.parent / "drive"  # the course is in /content, where Colab's own examples mount it too
+UNREACHED = "pip cannot reach the package index"
 # Colab has a notebook server of its own; the other three are for authors and for tests on one's own machine.
 NOT_WANTED = {"jupyterlab", "jupytext", "nbval", "pytest"}
 
@@ -108,11 +109,12 @@ def install(wanted: list[Requirement]) -> list[str]:
         return notes
     print(f"Installing what this lesson needs and Colab lacks: {', '.join(r.name for r in missing)} ...", flush=True)
     start = time.monotonic()
-    if _pip(missing):  # all at once is faster; one by one finds the one that does not fit
-        for requirement in missing:
-            fault = _pip([requirement])
-            if fault:
-                notes.append(_install_alone(requirement, fault))
+    fault = _pip(missing)
+    if fault == UNREACHED:
+        return [*notes, f"{fault}. Is this runtime connected to the internet? Then run this cell again."]
+    for requirement in missing if fault else ():  # one by one finds the one that does not fit
+        if _pip([requirement]):
+            notes.append(_install_alone(requirement))
     importlib.invalidate_caches()
     after = imports.installed()
     replaced = [
@@ -127,11 +129,13 @@ def _pip(wanted: list[Requirement], *options: str) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder, "constraints.txt")
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in _pins()), encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(constraints), *options]
+        command = [sys.executable, "-m", "pip", "install", "--constraint", str(constraints), *options]
         done = subprocess.run([*command, *map(str, wanted)], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode == 0:
         return None
-    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    if any("connection broken by" in line for line in lines):
+        return UNREACHED
     asked = [line for line in lines if " depends on " in line]
     return (asked or [line for line in lines if line.startswith("ERROR")] or lines or ["pip gave no reason"])[0]
 
@@ -147,7 +151,7 @@ def _pins() -> list[tuple[str, str]]:
     return pins
 
 
-def _install_alone(requirement: Requirement, fault: str) -> str:
+def _install_alone(requirement: Requirement) -> str:
     """Install a package as it is, and of what it asks for only what is missing; returns a sentence on how that went."""
     failed = _pip([requirement], "--no-deps")
     importlib.invalidate_caches()
@@ -157,8 +161,8 @@ def _install_alone(requirement: Requirement, fault: str) -> str:
         lacking = [r for r in asked if canonicalize_name(r.name) not in there]
         failed = _pip(lacking) if lacking else None
     if failed:
-        lessons = ", ".join(imports.lessons_with(requirement.name))
-        return f"{requirement} could not be installed ({failed}). Needed by {lessons}; all else works without it."
+        weeks = ", ".join(imports.weeks_with(requirement.name))
+        return f"{requirement} could not be installed ({failed}). Parts of {weeks} need it; all else works without it."
     unfit = [r for r in asked if r not in lacking and not r.specifier.contains(there[canonicalize_name(r.name)], True)]
     wishes = ", ".join(f"{r} (here {there[canonicalize_name(r.name)]})" for r in unfit)
     return f"{requirement.name} asks for {wishes}. It was installed as it is, and nothing was replaced."

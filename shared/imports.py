@@ -57,14 +57,13 @@ def needed(notebook: str | None, root: Path = course.ROOT) -> list[Requirement]:
         return wanted
     reached: set[str] = set()
     _follow(source, root, reached, set())
-    return [r for r in wanted if module_of(r.name) in reached or module_of(r.name) not in _imported_anywhere(root)]
+    anywhere = frozenset().union(*(_imported_in(root / folder) for folder in ("shared", *course.weeks(root))))
+    return [r for r in wanted if module_of(r.name) in reached or module_of(r.name) not in anywhere]
 
 
-def lessons_with(name: str, root: Path = course.ROOT) -> list[str]:
-    """The lessons that need a distribution, as `week/lesson`."""
-    paths = [path for week in course.weeks(root) for path in course.lessons(week, root)]
-    notebooks = [f"{path.parts[-3]}/{path.stem}" for path in paths]
-    return [n for n in notebooks if any(r.name == name for r in needed(f"{n}.ipynb", root))]
+def weeks_with(name: str, root: Path = course.ROOT) -> list[str]:
+    """The weeks in which a distribution is imported somewhere."""
+    return [week for week in course.weeks(root) if module_of(name) in _imported_in(root / week)]
 
 
 def _follow(path: Path, root: Path, found: set[str], seen: set[Path]) -> None:
@@ -101,9 +100,8 @@ def _imports(path: Path) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(modules), frozenset(exercises)
 
 
-@lru_cache(maxsize=4)
-def _imported_anywhere(root: Path) -> frozenset[str]:
-    """The modules that the course's sources import, by their first names."""
-    paths = [path for folder in ("shared", *course.weeks(root)) for path in (root / folder).rglob("*.py")]
-    lines = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+@lru_cache(maxsize=32)
+def _imported_in(folder: Path) -> frozenset[str]:
+    """The modules that the sources below a folder import, by their first names."""
+    lines = "\n".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
     return frozenset(re.findall(r"^[ \t]*(?:import|from) (\w+)", lines, flags=re.MULTILINE))

@@ -189,7 +189,8 @@ def machine(notebook: str | None = None) -> str:
     from shared import runtime
 
     source = imports.source_of(notebook)
-    if source and not re.search(r"\bpick_device\b|\btorch\.cuda\b", source.read_text(encoding="utf-8")):
+    uses = re.compile(r"^device = pick_device\(\)|\btorch\.cuda\.is_available\(\)", flags=re.MULTILINE)
+    if source and not uses.search(source.read_text(encoding="utf-8")):
         return (
             "This lesson runs on the CPU, also where there is a GPU. To save GPU hours: Runtime > Change runtime type."
         )

@@ -112,9 +112,12 @@ def install(wanted: list[Requirement]) -> list[str]:
     fault = _pip(missing)
     if fault == UNREACHED:
         return [*notes, f"{fault}. Is this runtime connected to the internet? Then run this cell again."]
-    for requirement in missing if fault else ():  # one by one finds the one that does not fit
-        if _pip([requirement]):
-            notes.append(_install_alone(requirement))
+    if fault:
+        blamed = [r for r in missing if fault.startswith(f"{r.name} ")]
+        others = [r for r in missing if r not in blamed]
+        if not blamed or others and _pip(others):
+            blamed = [r for r in missing if _pip([r])]  # one by one finds those that do not fit
+        notes += map(_install_alone, blamed)
     importlib.invalidate_caches()
     after = imports.installed()
     replaced = [

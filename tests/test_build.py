@@ -75,9 +75,12 @@ def test_cells_that_wait_for_exercises_are_known_by_name():
     assert cells.depends_on_exercises(notebook) == {3, 4}
 
 
-def test_the_bootstrap_cell_is_valid_python_and_does_nothing_here():
+def test_the_second_cell_is_the_bootstrap_folded_away_and_it_does_nothing_here():
     notebook = build.build_notebook(LESSON)
-    (cell,) = [c for c in notebook.cells if "bootstrap" in c.metadata.get("tags", [])]
+    (place,) = [i for i, c in enumerate(notebook.cells) if "bootstrap" in c.metadata.get("tags", [])]
+    assert [cell.cell_type for cell in notebook.cells[:place]] == ["markdown", "markdown"]
+    cell = notebook.cells[place]
+    assert cell.metadata["cellView"] == "form" and cell.metadata["jupyter"] == {"source_hidden": True}
     exec(compile(cell.source, "<bootstrap>", "exec"), {})
 
 

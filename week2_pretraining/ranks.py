@@ -374,6 +374,8 @@ def launch(module: str, *arguments: str, n_ranks: int = 2, seconds: float = 240)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "TQDM_DISABLE": "1"}
     if loopback() is not None:
         environment.setdefault("GLOO_SOCKET_IFNAME", loopback())
+    if torch.cuda.device_count() < n_ranks:  # two ranks of NCCL cannot share a GPU
+        environment["SIXWEEKS_DEVICE"] = "cpu"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     try:
         printed, _ = process.communicate(timeout=seconds)

@@ -35,7 +35,7 @@ from shared.checking import run_check
 from shared.data import stories
 from shared.models import smollm2
 from shared.plotting import COLOURS, MARKERS, figure
-from shared.runtime import preset, seed_everything
+from shared.runtime import seed_everything
 from week3_evaluation.trial import bootstrap
 from week5_inference.memory import LiveBytes, flash_traffic, standard_traffic
 from week5_inference.rope_model import corpus_ids, load_rope_gpt, set_frequencies, windows
@@ -237,7 +237,7 @@ print(
 # 193 to 256?
 
 # %%
-NEW, COUNT = 4 * TRAINED, preset(laptop=32, gpu=128)
+NEW, COUNT = 4 * TRAINED, 32
 validation = corpus_ids(200_000, "validation")
 token_ids, targets = windows(validation, NEW, COUNT, torch.Generator().manual_seed(2))
 
@@ -291,7 +291,7 @@ for method, nats in curves.items():
 # each of the three the same few steps on windows of 256 tokens.
 
 # %%
-STEPS = preset(laptop=24, gpu=200)
+STEPS = 24
 training = corpus_ids(400_000, "train", seed=3)
 tuned, moved = {}, {}
 with tqdm(total=3 * STEPS, desc="tuning") as bar:

@@ -74,7 +74,9 @@ class Grade(Card):
 
 
 def grade(target: str | Path | None = None) -> Grade:
-    """Grade a notebook, a week (its lesson notebooks, as saved), or, without an argument, the notebook that calls.
+    """Grade a notebook, a week, or, without an argument, the notebook that calls.
+
+    A week's answers stand in its lesson notebooks, as saved; what a notebook leaves open, in the work folder.
 
     Each answer is judged alone, beside the course's own answers to the exercises that it calls.
     """
@@ -140,8 +142,22 @@ def _grade_week(week: str) -> Grade:
             except NotebookError as error:
                 cells[path] = []
                 unreadable.append(str(error))
-    mine = {e.name: cells[course.lesson_notebook(e)] for e in course.exercises().values() if e.week == week}
+    mine = {
+        e.name: _or_saved(e, cells[course.lesson_notebook(e)]) for e in course.exercises().values() if e.week == week
+    }
     return Grade(f"your {week}", _judge_all(mine), " ".join(unreadable))
+
+
+def _or_saved(exercise: course.Exercise, cells: list[str]) -> list[str]:
+    """Where a notebook does not answer an exercise, the answer that was saved when it passed.
+
+    On Colab the learner's notebook is not on the disk; and a notebook can be lost.
+    """
+    answer, saved = answers.extract(cells, exercise.name), answers.saved_path(exercise.name)
+    open_still = (
+        answer is None or answer.borrowed or f'NotImplementedError("{exercise.name}: your code' in answer.source
+    )
+    return [saved.read_text(encoding="utf-8")] if open_still and saved.exists() else cells
 
 
 def _find_file(path: Path) -> Path:

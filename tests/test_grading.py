@@ -49,6 +49,17 @@ def test_each_answer_is_judged_alone_beside_the_courses_own():
     assert set(told.values()) == {"passed"}
 
 
+def test_what_the_weeks_notebooks_leave_open_is_graded_as_it_was_saved(work):
+    saved = work / "week1_decoder"
+    saved.mkdir(parents=True)
+    by_name = {e.name: e for e in SHELF}
+    (saved / "softmax.py").write_text(f"{IMPORTS}\n{by_name['softmax'].solution}")
+    (saved / "causal_mask.py").write_text(f"{IMPORTS}\ndef causal_mask(n_query, n_key):\n    return None\n")
+    told = results(grade("week1_decoder"))
+    assert told["softmax"] == "passed" and told["causal_mask"] == "failed"
+    assert {told[e.name] for e in SHELF} == {"passed", "failed", "todo"}
+
+
 def test_the_mistake_is_named_for_the_learner():
     cells = [c.replace(" / math.sqrt(q.shape[-1])", "") if "def attention(" in c else c for c in solved()]
     (row,) = [row for row in grade_cells(cells, "x").rows if row.exercise == "attention"]

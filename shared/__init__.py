@@ -1,5 +1,15 @@
 """LLMs in six weeks: what a learner types in a notebook."""
 
+import sys
+
+# What follows does not run on an old Python: this file has to, and says what to do.
+if sys.version_info < (3, 11):  # noqa: UP036
+    raise SystemExit(
+        "The course needs Python 3.11 to 3.13, and this is {}.{} ({}). Make an environment with a newer one and "
+        "install there: python3.12 -m venv .venv, then .venv/bin/pip install -e . (on Windows: py -3.12 -m venv .venv, "
+        "then .venv\\Scripts\\pip install -e .)".format(*sys.version_info[:2], sys.executable)
+    )
+
 _NAMES = {
     "check": "learner",
     "hint": "learner",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import subprocess
 import sys
@@ -63,6 +64,8 @@ def lab(options: argparse.Namespace) -> int:
         raise FileNotFoundError(
             f"{where} is not there. `git status` may say why; `python -m shared.build` makes it anew."
         )
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise FileNotFoundError(f"JupyterLab is not installed in {sys.executable}. In the course: pip install -e .")
     for name, ok, text in quick_look():
         if not ok:
             print(f"look  {name:14} {text}")

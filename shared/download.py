@@ -56,9 +56,9 @@ def wheel_address(requirement: str) -> str:
     elif found := re.findall(rf"Found link (\S+\.whl)\S* .*version: {re.escape(version)}$", done.stdout, re.MULTILINE):
         return found[0]
     said = (done.stderr + done.stdout).strip().splitlines()
-    why = [line.strip() for line in said if re.search("broken by|SSLError|ProxyError", line)][-1:]
+    why = re.findall(r"broken by '(.+)': /", done.stderr + done.stdout)[-1:]
     errors = [line.strip() for line in said if "ERROR" in line][-1:] or said[-1:]
-    raise DownloadError(" ".join(why + errors) or f"pip knows no {requirement}")
+    raise DownloadError(". ".join(errors + why) or f"pip knows no {requirement}")
 
 
 def fetch(address: str, target: Path, size: int, digest: str) -> Path:
@@ -153,18 +153,19 @@ def explain(error: Exception, folder: Path) -> str:
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{folder} cannot be written ({text}). Set SIXWEEKS_CACHE to a folder of yours."
     proxy = proxy_of("https://") or proxy_of("http://")
-    if "407" in text or "Proxy Authentication" in text:
+    if re.search(r"\b407\b|Proxy Authentication", text):
         how = "HTTPS_PROXY to http://NAME:PASSWORD@HOST:PORT"
         return f"the proxy {proxy} wants a name and a password ({text}). Set {how}."
-    if proxy and (isinstance(error, URLError) and not isinstance(error, HTTPError) or "roxy" in text):
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"{text}. Does a proxy read along? Set SSL_CERT_FILE to the file with its certificate."
+    unreached = isinstance(error, URLError) or "No matching distribution" in text
+    if proxy and unreached and not isinstance(error, HTTPError):
         return (
             f"the proxy {proxy} does not let this through ({text}). Correct HTTPS_PROXY and HTTP_PROXY, or unset them "
             "if you need no proxy."
         )
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return f"{text}. Does a proxy read along? Set SSL_CERT_FILE to the file with its certificate."
     if isinstance(error, HTTPError):
         return f"{urlsplit(error.url or '').hostname} answers {text}"
-    if isinstance(error, URLError) or "broken by" in text or "No matching distribution" in text:
+    if unreached:
         return f"{text}. Is there a network? Connect once."
     return text

@@ -3,11 +3,13 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import zipfile
 from importlib import metadata
+from urllib.error import URLError
 
 import pytest
 
@@ -140,6 +142,11 @@ def test_a_proxy_that_does_not_answer_is_named_without_its_password(nobody, tmp_
         said = told(caught.value, tmp_path)
         assert f"the proxy {nobody} does not let this through" in said and "unset them" in said
         assert "secret" not in said
+
+
+def test_a_certificate_that_is_not_trusted_is_told_with_the_setting_to_change(tmp_path):
+    error = URLError(ssl.SSLCertVerificationError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate in chain"))
+    assert "self-signed" in told(error, tmp_path) and "Set SSL_CERT_FILE to the file" in told(error, tmp_path)
 
 
 # Where pip would take it from

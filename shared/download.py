@@ -57,6 +57,7 @@ def wheel_address(requirement: str) -> str:
         return found[0]
     said = (done.stderr + done.stdout).strip().splitlines()
     why = re.findall(r"broken by '(.+)': /", done.stderr + done.stdout)[-1:]
+    why = [re.sub(r"<[^>]*>: |\w+Connection\([^)]*\): ", "", text) for text in why]
     errors = [line.strip() for line in said if "ERROR" in line][-1:] or said[-1:]
     raise DownloadError(". ".join(errors + why) or f"pip knows no {requirement}")
 
@@ -106,15 +107,16 @@ def _go_on(address: str, part: Path, size: int, bar) -> str:
             if start and answer.status != 206:  # the server sends all of it again
                 file.truncate(0)
                 bar.update(-start)
-            while data := answer.read(1 << 16):
-                file.write(data)
+                start = 0
+            while data := answer.read(min(1 << 16, size - start)):
+                start += file.write(data)
                 bar.update(len(data))
     except HTTPError as error:
         if error.code < 500 or error.code == 501:
             raise  # it would be the same again
         return f"{error}"
     except URLError as error:
-        if not start:
+        if not _arrived(part):
             raise  # nothing has ever come from there
         return f"{error.reason}"
     except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:

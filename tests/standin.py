@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import socket
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +20,13 @@ def small_wheel() -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("small_model/weights.bin", bytes(range(256)) * 800)
     return buffer.getvalue()
+
+
+def silent_address() -> str:
+    """An address of this machine at which nobody answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -36,11 +35,7 @@ def server():
 
 @pytest.fixture
 def nobody():
-    """An address of this machine at which nobody answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return f"http://127.0.0.1:{port}"
+    return standin.silent_address()
 
 
 def get(server, folder, digest=None):
@@ -91,6 +86,12 @@ def test_a_server_that_knows_no_ranges_sends_all_of_it_again(server, tmp_path):
 def test_a_file_with_other_contents_is_deleted_and_told(server, tmp_path):
     with pytest.raises(download.DownloadError, match="not the file that was expected .* try another network"):
         get(server, tmp_path, digest="0" * 64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_longer_than_expected_is_cut_off_and_refused(server, tmp_path):
+    with pytest.raises(download.DownloadError, match="not the file that was expected"):
+        download.fetch(server.file, tmp_path / "model.whl", 1000, server.digest)
     assert list(tmp_path.iterdir()) == []
 
 

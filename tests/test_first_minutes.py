@@ -17,7 +17,7 @@ import pytest
 from nbclient import NotebookClient
 
 from shared import answers, cli, course, doctor, homepage, learner, models
-from tests.test_download import nobody  # noqa: F401
+from tests.standin import silent_address
 
 HEAVY = {"torch", "numpy", "matplotlib", "transformers", "datasets", "pandas", "IPython", "ipywidgets", "nbformat"}
 
@@ -154,7 +154,8 @@ def test_doctor_with_little_memory_and_disk(little, monkeypatch):
     assert not ok and "0.2 GB free" in text and "Make room for 1 GB" in text and "SIXWEEKS_CACHE" in text
 
 
-def test_doctor_behind_a_proxy_that_does_not_answer(little, nobody, monkeypatch):  # noqa: F811
+def test_doctor_behind_a_proxy_that_does_not_answer(little, monkeypatch):
+    nobody = silent_address()
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTPS_PROXY", nobody.replace("//", "//me:secret@"))
@@ -267,6 +268,46 @@ def test_in_a_read_only_cache_the_message_names_the_setting(tmp_path):
     done = read_only(tmp_path, code, SIXWEEKS_CACHE=str(tmp_path))
     assert f"The cache {tmp_path} cannot be written" in done.stderr
     assert "Set SIXWEEKS_CACHE to a folder of yours." in done.stderr
+
+
+# No network at all
+
+
+def test_without_a_network_the_course_starts_and_the_model_says_what_to_do(tmp_path):
+    alone = ["unshare", "--map-root-user", "--net"]
+    if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this machine cannot take the network away from a test (unshare)")
+    kept = {
+        name: text
+        for name, text in os.environ.items()
+        if not name.startswith("PIP_") and not name.lower().endswith("proxy")
+    }
+    environment = kept | {"SIXWEEKS_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "", "PIP_CONFIG_FILE": os.devnull}
+
+    def start(code):
+        command = [*alone, sys.executable, "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, cwd=course.ROOT, env=environment)
+
+    done = start("from shared.cli import main; main(['doctor'])")
+    assert "ok    hub            not reachable: the course goes on offline" in done.stdout, done.stderr
+    done = start("from shared import models; models.smollm2()")
+    assert "The Hugging Face hub does not answer" in done.stderr
+    assert "Is there a network? Connect once." in done.stderr and "Then run this cell again" in done.stderr
+    assert start(CHECK).stdout.count("causal_mask: passed.") == 1
+
+
+def test_the_messages_that_the_readme_quotes_are_those_of_the_course():
+    readme = (course.ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("## If something goes wrong")[2].partition("\n## ")[0]
+    code = "".join(path.read_text(encoding="utf-8") for path in (course.ROOT / "shared").glob("*.py"))
+    for quoted, written in (
+        ("Right, but not saved", "Right, but not saved: "),
+        ("the course that is installed … is", "the course that is installed, and"),
+        ("Your diary attempts.jsonl is damaged", "Your diary {path.name} is damaged"),
+        ("…-damaged-…", "-damaged-"),
+        ("SIXWEEKS_WORK", "set SIXWEEKS_WORK to"),
+    ):
+        assert quoted in table and written in code
 
 
 # A notebook that lies elsewhere

@@ -2,6 +2,14 @@
 
 import sys
 
+# What follows does not run on an old Python: this file has to, and says what to do.
+if sys.version_info < (3, 11):  # noqa: UP036
+    raise SystemExit(
+        "The course needs Python 3.11 to 3.13, and this is {}.{} ({}). Make an environment with a newer one and "
+        "install there: python3.12 -m venv .venv, then .venv/bin/pip install -e . (on Windows: py -3.12 -m venv .venv, "
+        "then .venv\\Scripts\\pip install -e .)".format(*sys.version_info[:2], sys.executable)
+    )
+
 _NAMES = {
     "check": "learner",
     "hint": "learner",
@@ -26,7 +34,8 @@ def __getattr__(name: str):
 
 
 # In a notebook, figures come with a description. Nothing of IPython or matplotlib is imported for that.
-if (_shell := getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()) is not None:
+_shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+if _shell is not None:
     from shared import describing
 
     describing.register(_shell)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from pathlib import Path
 
 from shared import course
@@ -51,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def lab(options: argparse.Namespace) -> int:
     """JupyterLab on the course's folder, opened at the start page."""
+    from shared.doctor import quick_look
+
     where = "start.ipynb"
     command = [
         sys.executable,
@@ -64,6 +64,11 @@ def lab(options: argparse.Namespace) -> int:
         raise FileNotFoundError(
             f"{where} is not there. `git status` may say why; `python -m shared.build` makes it anew."
         )
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise FileNotFoundError(f"JupyterLab is not installed in {sys.executable}. In the course: pip install -e .")
+    for name, ok, text in quick_look():
+        if not ok:
+            print(f"look  {name:14} {text}")
     print(f"Opening {where}. Stop with Ctrl-C.")
     server = subprocess.Popen(command)
     while True:
@@ -221,63 +226,14 @@ def restore(options: argparse.Namespace) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     """One line for each thing the course needs: ok, or what to do."""
+    from shared.doctor import examine
+
     bad = 0
-    for name, ok, text in _examine():
+    for name, ok, text in examine():
         print(f"{'ok  ' if ok else 'look'}  {name:14} {text}")
         bad += not ok
     print("All is well." if not bad else f"{bad} to look at.")
     return 0
-
-
-def quick_look() -> Iterator[tuple[str, bool, str]]:
-    """(name, ok, what was found and what to do), for what is known at once."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    v = sys.version_info
-    yield "Python", (3, 11) <= v[:2] <= (3, 13), f"{v.major}.{v.minor}.{v.micro} (the course wants 3.11 to 3.13)"
-    missing, found = [], []
-    for package in ("torch", "transformers", "tokenizers", "tiktoken", "jupyterlab", "nbval", "ipywidgets"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            missing.append(package)
-    yield "packages", not missing, f"missing: {', '.join(missing)}; pip install -e ." if missing else ", ".join(found)
-    import psutil
-
-    memory = psutil.virtual_memory()
-    enough = memory.available > 3e9
-    yield (
-        "memory",
-        enough,
-        f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
-        + ("" if enough else "; lessons with SmolLM2 take about 3 GB: close other programs"),
-    )
-    disk = shutil.disk_usage(course.ROOT).free
-    yield "disk", disk > 3e9, f"{disk / 1e9:.1f} GB free" + ("" if disk > 3e9 else "; free at least 3 GB")
-    work = course.work_folder()
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=work):
-            pass
-        yield "your answers", True, f"kept in {work}"
-    except OSError as error:
-        yield "your answers", False, f"cannot be written to {work}: {error}. Set SIXWEEKS_WORK to a folder of yours"
-
-
-def _examine() -> Iterator[tuple[str, bool, str]]:
-    """What is known at once, then what takes a second or two."""
-    yield from quick_look()
-    from shared import models, runtime, sandbox
-
-    if importlib.util.find_spec("torch"):
-        device = runtime.pick_device()
-        yield "device", True, f"{device}, {runtime.pick_dtype(device)}".replace("torch.", "")
-    hub = runtime.hub_reachable()
-    yield "hub", True, "reachable" if hub else "not reachable: the course goes on offline, with its own texts"
-    cached = models.available()
-    yield "SmolLM2", True, "in the cache" if cached else "not here yet; the first lesson that uses it fetches 93 MB"
-    held = sandbox.isolation()
-    yield "sandbox", True, str(held)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def _latest(diary: dict[str, list[dict]]) -> str | None:
 
 def _environment() -> str:
     """One line: what `sixweeks doctor` would say to look at, of that which is known at once."""
-    from shared.cli import quick_look
+    from shared.doctor import quick_look
 
     found = list(quick_look())
     bad = "; ".join(f"{name}: {text}" for name, ok, text in found if not ok)

@@ -65,7 +65,10 @@ def _keep(name: str, answer: object, written: answers.Answer | None) -> tuple[st
     try:
         path = answers.save(written)
     except OSError as error:
-        return (f"Right, but not saved: {error}",)
+        return (
+            f"Right, but not saved: {error}. Where the folder is read-only, set SIXWEEKS_WORK to a folder of yours "
+            "before you start JupyterLab; where the disk is full, make room. Then run this check again.",
+        )
     with contextlib.suppress(ValueError):
         path = path.relative_to(course.ROOT)
     return (f"Saved in {path.as_posix()}: later lessons use it.",)
@@ -138,7 +141,7 @@ def mine(name: str) -> object:
         show(
             NoteCard(
                 f"{name}: your saved answer does not load ({type(error).__name__}: {error}). "
-                "The course's own stands in; run its check again."
+                f"The course's own stands in. Run its check in {_notebook(name)} again, and it is saved anew."
             )
         )
         return course.reference(name)
@@ -147,6 +150,11 @@ def mine(name: str) -> object:
         return course.reference(name)
     show(NoteCard(f"{name}: your own answer."))
     return answer
+
+
+def _notebook(name: str) -> str:
+    path = course.lesson_notebook(course.find(name))
+    return f"{path.parent.name}/{path.name}"
 
 
 def progress(week: str | None = None) -> None:

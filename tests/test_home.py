@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 import shared
-from shared import answers, build, cli, course, homepage
+from shared import answers, build, cli, course, doctor, homepage
 from shared import leaderboard as boards
 from shared.homecard import HomeCard
 
@@ -50,7 +50,7 @@ def passed(work, *names):
     for name in names:
         path = work / EXERCISES[name].week / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
+        path.write_text(f"{name} = ...\n")
 
 
 def tried(work, name, time):
@@ -66,7 +66,7 @@ def names_of(lesson):
 @pytest.fixture
 def well(monkeypatch):
     """A machine on which all is well."""
-    monkeypatch.setattr(cli, "quick_look", lambda: iter([("Python", True, "3.11"), ("disk", True, "9 GB free")]))
+    monkeypatch.setattr(doctor, "quick_look", lambda: iter([("Python", True, "3.11"), ("disk", True, "9 GB free")]))
 
 
 # What comes next
@@ -193,14 +193,14 @@ def test_the_graded_notebook_and_the_summary_are_linked_where_they_are(small):
 def test_the_environment_is_one_line_and_says_what_to_do(work, monkeypatch, well):
     assert "Environment: Python, disk: ok." in str(homepage.current())
     monkeypatch.setattr(
-        cli, "quick_look", lambda: iter([("Python", True, "3.11"), ("disk", False, "0.1 GB free; free 3 GB")])
+        doctor, "quick_look", lambda: iter([("Python", True, "3.11"), ("disk", False, "0.1 GB free; free 3 GB")])
     )
     assert "Environment: look at disk: 0.1 GB free; free 3 GB. sixweeks doctor says more." in str(homepage.current())
 
 
 def test_doctor_begins_with_what_home_looks_at(well):
-    examined = cli._examine()
-    assert [next(examined), next(examined)] == list(cli.quick_look())
+    examined = doctor.examine()
+    assert [next(examined), next(examined)] == list(doctor.quick_look())
 
 
 def test_the_learners_own_scores_are_shown_best_first(work):
@@ -297,14 +297,15 @@ def test_a_damaged_diary_changes_nothing_that_is_saved(work, damage):
 
 def test_a_work_folder_that_cannot_be_read_is_told(work, monkeypatch):
     work.write_text("a file where the folder should be")
-    assert "Environment: look at your answers: cannot be written" in " ".join(str(homepage.current()).split())
+    assert "your answers: cannot be written" in " ".join(str(homepage.current()).split())
     work.unlink()
-    (work / "attempts.jsonl").mkdir(parents=True)
-    assert "Your diary cannot be read" in str(homepage.current())
 
-    def refuse(name, diary):
+    def refuse(*_):
         raise PermissionError(13, "Permission denied", "work")
 
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "attempts", refuse)
+        assert "Your diary cannot be read: [Errno 13]" in str(homepage.current())
     monkeypatch.setattr(answers, "state_of", refuse)
     text = str(homepage.current())
     assert "Your answers cannot be read: [Errno 13] Permission denied: 'work'." in text and "First step" in text

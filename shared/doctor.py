@@ -10,7 +10,6 @@ import shutil
 import socket
 import sys
 import tempfile
-import tomllib
 import webbrowser
 from collections.abc import Iterator
 from importlib import metadata
@@ -52,21 +51,20 @@ def _python() -> Finding:
 def _packages() -> Finding:
     """All that pyproject.toml asks for, in the versions that it asks for."""
     try:
-        from packaging.requirements import Requirement
+        from shared.imports import dependencies
 
-        project = tomllib.loads((course.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        wanted = dependencies()
     except (ImportError, OSError, ValueError, KeyError) as error:
         return "packages", False, f"cannot be compared ({error}). In the course's folder: pip install -e ."
     faults, found = [], {}
-    for line in project["dependencies"]:
-        wanted = Requirement(line)
+    for one in wanted:
         try:
-            found[wanted.name] = metadata.version(wanted.name)
+            found[one.name] = metadata.version(one.name)
         except metadata.PackageNotFoundError:
-            faults.append(f"{wanted.name} is missing")
+            faults.append(f"{one.name} is missing")
             continue
-        if not wanted.specifier.contains(found[wanted.name], prereleases=True):
-            faults.append(f"{wanted.name} is {found[wanted.name]}, not {wanted.specifier}")
+        if not one.specifier.contains(found[one.name], prereleases=True):
+            faults.append(f"{one.name} is {found[one.name]}, not {one.specifier}")
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         return "packages", False, f"{'; '.join(faults[:5])}{more}. In the course's folder: pip install -e ."
@@ -88,11 +86,7 @@ def _clone() -> Finding:
     here = _clone_around(Path.cwd()) or course.ROOT
     installed = installed_folder()
     if installed is None:
-        return (
-            "course",
-            False,
-            f"not installed in this Python: cd {here}; pip install -e .",
-        )
+        return "course", False, f"not installed in this Python: cd {here}; pip install -e ."
     if installed != here:
         return "course", False, (
             f"this is {here}, but the course that is installed, and that its notebooks run, is {installed}. To work "
@@ -183,11 +177,7 @@ def _jupyterlab() -> Finding:
 
 def _browser() -> Finding:
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        return (
-            "browser",
-            False,
-            "you are root, which JupyterLab refuses: sixweeks lab --allow-root",
-        )
+        return "browser", False, "you are root, which JupyterLab refuses: sixweeks lab --allow-root"
     try:
         webbrowser.get()
     except webbrowser.Error:
@@ -197,11 +187,7 @@ def _browser() -> Finding:
 
 def _git() -> Finding:
     if shutil.which("git") is None:
-        return (
-            "git",
-            False,
-            "not on the path, and `sixweeks update` needs it: get it from git-scm.com",
-        )
+        return "git", False, "not on the path, and `sixweeks update` needs it: get it from git-scm.com"
     return "git", True, "there, so `sixweeks update` can work"
 
 

@@ -334,15 +334,12 @@ def test_status_prints_the_card_and_home_shows_it(work, well, capsys):
     assert told == capsys.readouterr().out == f"{homepage.current()}\n"
 
 
-def test_home_is_quick_and_loads_no_torch(work):
+def test_home_loads_no_torch(work):
     passed(work, *list(EXERCISES)[:40])
-    code = "import time, sys; t = time.process_time(); import shared; from shared import home; home()\n"
-    code += "from shared import homepage; homepage.current().html(); from shared import home; home()\n"
-    code += "print([m for m in ('torch', 'transformers', 'IPython') if m in sys.modules], time.process_time() - t)"
+    code = "import sys; from shared import home; home()\n"
+    code += "print([m for m in ('torch', 'transformers', 'IPython') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=course.ROOT)
-    loaded, seconds = done.stdout.splitlines()[-1].rsplit(" ", 1)
-    assert loaded == "[]"
-    assert float(seconds) < 1.5  # three cards and all imports; measured: 0.6 s on one busy core
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def built(folder: Path) -> Path:

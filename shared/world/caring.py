@@ -13,32 +13,24 @@ CARELESS = (
     "{hero} had been in too much of a hurry",
 )
 REPAIRS = (  # how it broke, how it was mended, and what breaks that way
-    (
-        "cracked",
-        "mended it with strong glue",
-        ("cup", "drum", "flute", "lantern", "boat", "bucket", "crown", "bell", "brush"),
-    ),
-    (
-        "tore",
-        "sewed it with needle and thread",
-        ("hat", "scarf", "blanket", "bag", "apron", "pillow", "doll", "puppet", "ribbon", "flag"),
-    ),
-    (
-        "got a big hole",
-        "put a neat patch on it",
-        ("kite", "umbrella", "bag", "apron", "basket", "blanket", "drum", "ball", "scarf"),
-    ),
+    ("cracked", "mended it with strong glue",
+     ("cup", "drum", "flute", "lantern", "boat", "bucket", "crown", "bell", "brush")),
+    ("tore", "sewed it with needle and thread",
+     ("hat", "scarf", "blanket", "bag", "apron", "pillow", "doll", "puppet", "ribbon", "flag")),
+    ("got a big hole", "put a neat patch on it",
+     ("kite", "umbrella", "bag", "apron", "basket", "blanket", "drum", "ball", "scarf")),
 )
 
 MISTAKE = Plot(
     name="mistake",
     moods=("ashamed", "sorry", "worried", "upset", "unhappy", "frightened"),
     feelings=("happy", "glad", "thankful", "relieved", "calm", "cheerful"),
-    cases=tuple(Case(reason, means, things, event) for reason in CARELESS for event, means, things in REPAIRS),
+    cases=tuple(Case(reason, means, things, event)
+                for reason in CARELESS for event, means, things in REPAIRS),
     problem="{friend}'s {item} {event} when {hero} had it.",
     resolution="{hero} told {friend} the truth, and together they {means}.",
     summary="{friend}'s {item} {event}, because {hero} was careless: {reason}. {hero} told the truth, and "
-    "together they {means}.",
+            "together they {means}.",
     questions=(
         ("event", "What happened to the {thing}?"),
         ("reason", "Why did it happen?"),
@@ -99,26 +91,14 @@ HELP = Plot(
     cases=(
         Case("a gust of wind had carried it up", "fetched a long pole", (), "was stuck high up in a tree"),
         Case("a knot had come loose", "let down a hook on a string", (), "had fallen down a well"),
-        Case(
-            "{friend} had taken the short way through the swamp",
-            "laid planks over the mud",
-            (),
-            "was stuck in deep mud",
-        ),
+        Case("{friend} had taken the short way through the swamp", "laid planks over the mud", (),
+             "was stuck in deep mud"),
         Case("an old wall had tumbled down", "used a thick pole to lift the stone", (), "lay under a heavy stone"),
-        Case(
-            "{friend} had jumped over the bush",
-            "bent the thorns aside with a stick",
-            ("scarf", "ribbon", "kite", "blanket", "flag", "apron", "bag", "hat"),
-            "was caught in a thorn bush",
-        ),
+        Case("{friend} had jumped over the bush", "bent the thorns aside with a stick",
+             ("scarf", "ribbon", "kite", "blanket", "flag", "apron", "bag", "hat"), "was caught in a thorn bush"),
         Case("the wind had slammed the door", "climbed in by the window", (), "was locked in a shed"),
-        Case(
-            "{friend} had packed it too full",
-            "took hold of the other side",
-            ("basket", "bag", "bucket"),
-            "was too heavy to carry",
-        ),
+        Case("{friend} had packed it too full", "took hold of the other side", ("basket", "bag", "bucket"),
+             "was too heavy to carry"),
         Case("the current had pulled it away", "reached out with a rake", (), "was floating in a stream"),
     ),
     moods=words.MOODS + ("helpless",),
@@ -173,21 +153,15 @@ HELP = Plot(
 )
 
 FEARS = (  # what one does not dare, why, and what helps
-    (
-        ("sing in front of everyone", "recite a poem", "ask to join the game"),
-        ("{he} thought that everyone would laugh", "{he} had never done it before"),
-        ("looked only at {friend}", "took a deep breath and counted to ten"),
-    ),
-    (
-        ("jump over the ditch", "walk across the narrow plank", "climb to the top of the ladder"),
-        ("{he} had fallen down the last time", "{he} had never done it before"),
-        ("did not look down once", "took a deep breath and counted to ten"),
-    ),
-    (
-        ("go into the dark shed", "stroke the big horse", "stay out after sunset"),
-        ("{his} big brother had told {him} wild stories", "{he} had never done it before"),
-        ("hummed {his} favourite song", "thought of all {his} friends"),
-    ),
+    (("sing in front of everyone", "recite a poem", "ask to join the game"),
+     ("{he} thought that everyone would laugh", "{he} had never done it before"),
+     ("looked only at {friend}", "took a deep breath and counted to ten")),
+    (("jump over the ditch", "walk across the narrow plank", "climb to the top of the ladder"),
+     ("{he} had fallen down the last time", "{he} had never done it before"),
+     ("did not look down once", "took a deep breath and counted to ten")),
+    (("go into the dark shed", "stroke the big horse", "stay out after sunset"),
+     ("{his} big brother had told {him} wild stories", "{he} had never done it before"),
+     ("hummed {his} favourite song", "thought of all {his} friends")),
 )
 
 BRAVE = Plot(
@@ -196,17 +170,12 @@ BRAVE = Plot(
     things=("ribbon", "hat", "scarf", "bell", "crown", "flag", "doll", "puppet", "book", "bag"),
     moods=("afraid", "scared", "nervous", "shy", "frightened"),
     feelings=("happy", "proud", "brave", "glad", "cheerful", "strong", "merry"),
-    cases=tuple(
-        Case(reason, means, goal=goal)
-        for goals, reasons, ways in FEARS
-        for goal in goals
-        for reason in reasons
-        for means in ways
-    ),
+    cases=tuple(Case(reason, means, goal=goal) for goals, reasons, ways in FEARS
+                for goal in goals for reason in reasons for means in ways),
     problem="{hero} was too {mood} to {goal}.",
     resolution="{friend} lent {hero} a {item} for luck. {hero} {means} and did it.",
     summary="{hero} did not dare to {goal}, because {reason}. {friend} gave {him} a {item} for luck, and "
-    "then {he} {means} and did it.",
+            "then {he} {means} and did it.",
     questions=(
         ("goal", "What did {hero} not dare to do?"),
         ("reason", "Why was {hero} {mood}?"),
@@ -255,21 +224,8 @@ BRAVE = Plot(
 
 TURNS = Plot(
     name="turns",
-    things=(
-        "kite",
-        "ball",
-        "drum",
-        "book",
-        "bell",
-        "flute",
-        "boat",
-        "doll",
-        "puppet",
-        "crown",
-        "umbrella",
-        "lantern",
-        "flag",
-    ),
+    things=("kite", "ball", "drum", "book", "bell", "flute", "boat", "doll", "puppet", "crown", "umbrella", "lantern",
+            "flag"),
     moods=("cross", "angry", "upset", "sulky", "unhappy"),
     feelings=("happy", "glad", "cheerful", "pleased", "merry", "calm"),
     counts=((2, 8), None),
@@ -284,7 +240,7 @@ TURNS = Plot(
     problem="{hero} and {friend} both wanted the {item}.",
     resolution="They {means} and took turns.",
     summary="{hero} and {friend} quarrelled about a {item}, because {reason}. Then they {means}, and each had "
-    "{n_before}.",
+            "{n_before}.",
     questions=(
         ("thing", "What did {hero} and {friend} both want?"),
         ("reason", "Why did they quarrel?"),

@@ -23,7 +23,7 @@ SHARE = Plot(
     problem="{friend} was hungry and had nothing to eat.",
     resolution="{hero} gave {friend} {n_change} and kept {n_after}.",
     summary="{reason}, so there was nothing to eat for {friend}. {hero} had {n_before}, gave away {change} and "
-    "kept {after}.",
+            "kept {after}.",
     questions=(
         ("before", "How many {things} did {hero} have at first?"),
         ("change", "How many {things} did {hero} give to {friend}?"),
@@ -85,16 +85,10 @@ TRADE = Plot(
     places=("market", "park", "beach", "farm", "school", "station", "playground", "mill", "lake", "river", "barn"),
     moods=("worried", "troubled", "unsure", "nervous"),
     cases=(
-        Case(
-            "{his} old {thing} had a hole in it",
-            "counted the {units} [out one by one|twice]",
-            ("hat", "scarf", "basket", "bucket", "blanket", "umbrella", "bag", "apron", "pillow", "drum"),
-        ),
-        Case(
-            "{his} old {thing} was broken",
-            "laid the {units} in a row",
-            ("kite", "drum", "cup", "boat", "bell", "flute", "umbrella", "lantern", "brush", "doll"),
-        ),
+        Case("{his} old {thing} had a hole in it", "counted the {units} [out one by one|twice]",
+             ("hat", "scarf", "basket", "bucket", "blanket", "umbrella", "bag", "apron", "pillow", "drum")),
+        Case("{his} old {thing} was broken", "laid the {units} in a row",
+             ("kite", "drum", "cup", "boat", "bell", "flute", "umbrella", "lantern", "brush", "doll")),
         Case("{he} had wished for one all year", "shook hands on it"),
         Case("{he} had lost {his} own on a long walk", "put the {units} into a jar"),
         Case("{his} little sister wanted one so much", "agreed on a fair deal"),
@@ -103,7 +97,7 @@ TRADE = Plot(
     problem="{hero} needed a {thing}, and a {item} cost {n_change}.",
     resolution="{hero} paid {n_change} for the {item} and had {n_after} left.",
     summary="{hero} wanted a {thing}, because {reason}. {He} traded {change} of {his} {n_before} for a {item}, and "
-    "{after} {were_after} left.",
+            "{after} {were_after} left.",
     questions=(
         ("before", "How many {units} did {hero} have at first?"),
         ("change", "How many {units} did the {thing} cost?"),
@@ -162,40 +156,23 @@ GATHER = Plot(
     counts=((2, 10), (1, 9)),
     places=("park", "garden", "meadow", "forest", "hill", "pond", "river", "farm", "orchard", "lake", "field"),
     cases=(
-        Case(
-            "the birds had been there first",
-            "looked under every leaf",
-            ("apple", "berry", "nut", "plum", "pear", "cherry"),
-            goal="bake a birthday cake",
-        ),
-        Case(
-            "the best ones hung too high",
-            "shook the branches together",
-            ("apple", "nut", "plum", "pear", "cherry"),
-            goal="fill a bowl for the summer party",
-        ),
-        Case(
-            "there were so many thorns", "held the twigs apart with a stick", ("berry",), goal="cook jam for the winter"
-        ),
+        Case("the birds had been there first", "looked under every leaf",
+             ("apple", "berry", "nut", "plum", "pear", "cherry"), goal="bake a birthday cake"),
+        Case("the best ones hung too high", "shook the branches together",
+             ("apple", "nut", "plum", "pear", "cherry"), goal="fill a bowl for the summer party"),
+        Case("there were so many thorns", "held the twigs apart with a stick", ("berry",),
+             goal="cook jam for the winter"),
         Case("{his} sack had a hole", "walked back along the path", goal="surprise the neighbours"),
-        Case(
-            "the leaves covered everything",
-            "swept the leaves aside",
-            ("acorn", "nut", "feather", "pebble"),
-            goal="make a picture for the wall",
-        ),
-        Case(
-            "{he} had eaten the best ones on the way",
-            "worked side by side without nibbling",
-            ("apple", "berry", "nut", "plum", "pear", "cherry"),
-            goal="bake a pie for supper",
-        ),
+        Case("the leaves covered everything", "swept the leaves aside", ("acorn", "nut", "feather", "pebble"),
+             goal="make a picture for the wall"),
+        Case("{he} had eaten the best ones on the way", "worked side by side without nibbling",
+             ("apple", "berry", "nut", "plum", "pear", "cherry"), goal="bake a pie for supper"),
         Case("{he} had started much too late", "shared the work", goal="fill a jar to the top"),
     ),
     problem="{hero} wanted to {goal} but had only {n_before}.",
     resolution="{friend} found {more_change}, so they had {n_after}.",
     summary="{hero} wanted to {goal} but found only {n_before}, because {reason}. {friend} found {change} more, which "
-    "made {after}.",
+            "made {after}.",
     questions=(
         ("before", "How many {things} did {hero} have at first?"),
         ("change", "How many {things} did {friend} find?"),

@@ -8,21 +8,8 @@ from shared.world.plot import Case, Plot, steps
 BUILD = Plot(
     name="build",
     things=words.BUILDINGS,
-    places=(
-        "park",
-        "garden",
-        "meadow",
-        "beach",
-        "forest",
-        "hill",
-        "pond",
-        "river",
-        "farm",
-        "orchard",
-        "lake",
-        "playground",
-        "field",
-    ),
+    places=("park", "garden", "meadow", "beach", "forest", "hill", "pond", "river", "farm", "orchard", "lake",
+            "playground", "field"),
     counts=((3, 10), (1, 9)),
     units=words.MATERIALS,
     cases=(
@@ -37,7 +24,7 @@ BUILD = Plot(
     problem="The {item} of {hero} fell apart.",
     resolution="{friend} brought {more_change}, they {means}, and the {thing} held.",
     summary="{hero} built a {item} {at_place}, but it fell apart, because {reason}. With {change} more from {friend} "
-    "there were {n_after}, and it held.",
+            "there were {n_after}, and it held.",
     questions=(
         ("before", "How many {units} did {hero} have at first?"),
         ("change", "How many {units} did {friend} bring?"),
@@ -165,35 +152,25 @@ SKILL = Plot(
         Case("{hero} shut {his} eyes each time", "kept both eyes open", ("ball",), goal="catch a ball"),
         Case("{hero} blew much too hard", "blew as softly as a breeze", ("flute",), goal="play a tune"),
         Case("{hero} was in too much of a hurry", "counted slowly out loud", ("drum",), goal="keep the beat"),
-        Case(
-            "{hero} only guessed the words", "spelled each word letter by letter", ("book",), goal="read a whole page"
-        ),
+        Case("{hero} only guessed the words", "spelled each word letter by letter", ("book",),
+             goal="read a whole page"),
         Case("{hero} did not listen to the song", "listened to the song first", ("bell",), goal="ring a bell in time"),
         Case("{hero} pulled at the wrong end", "made a loop first", ("ribbon",), goal="tie a bow"),
         Case("{hero} threw with too much force", "swung it gently", ("hat",), goal="throw a hat onto a hook"),
-        Case(
-            "all the strings were tangled", "moved one string after the other", ("puppet",), goal="make a puppet dance"
-        ),
+        Case("all the strings were tangled", "moved one string after the other", ("puppet",),
+             goal="make a puppet dance"),
         Case("the reeds were too dry to bend", "put the reeds into water", ("basket",), goal="weave a basket"),
         Case("{hero} held the brush too tight", "held it loosely", ("brush",), goal="paint a straight line"),
-        Case(
-            "{hero} took steps that were too big",
-            "took tiny steps",
-            ("bucket", "cup"),
-            goal="carry a full {thing} without a spill",
-        ),
+        Case("{hero} took steps that were too big", "took tiny steps", ("bucket", "cup"),
+             goal="carry a full {thing} without a spill"),
         Case("{hero} dropped every second stitch", "went on stitch by stitch", ("scarf",), goal="knit a scarf"),
-        Case(
-            "{hero} wobbled too much",
-            "looked at one point far away",
-            ("book", "pillow", "basket"),
-            goal="walk with a {thing} on top of the head",
-        ),
+        Case("{hero} wobbled too much", "looked at one point far away", ("book", "pillow", "basket"),
+             goal="walk with a {thing} on top of the head"),
     ),
     problem="{hero} could not {goal}.",
     resolution="{hero} {means}, and after {more_change} it worked.",
     summary="{hero} could not {goal}, because {reason}. With help from {friend} {he} {means}, and after {n_after} in "
-    "all it worked.",
+            "all it worked.",
     questions=(
         ("goal", "What did {hero} want to learn?"),
         ("reason", "Why did it not work at first?"),

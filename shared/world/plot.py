@@ -45,8 +45,8 @@ class Plot:
     weathers: tuple[str, ...] = tuple(words.SKIES)
     coloured: bool = True
     has_spot: bool = False
-    counts: Ranges | None = None  # of the first number and the change (None: the same again)
-    takes: bool = False  # the change is taken away, not added
+    counts: Ranges | None = None         # of the first number and the change (None: the same again)
+    takes: bool = False                  # the change is taken away, not added
     units: tuple[str, ...] = ("thing",)  # what is counted: the thing itself, or one of these
 
 
@@ -60,9 +60,7 @@ def steps(text: str) -> Steps:
     return tuple(found)
 
 
-SHARED_STEPS = {
-    name: templates
-    for name, _, templates in steps("""
+SHARED_STEPS = {name: templates for name, _, templates in steps("""
     == opening
     - {when}, {hero_full} [went|{moved}] {to_place}.
     - {when}, {meal}, {hero_full} [went|set off|{moved}] {to_place}.
@@ -136,5 +134,4 @@ SHARED_STEPS = {
     - If you had met {hero} then, you would have seen how {feeling} {he} was.
     - {hero} [waved|said goodbye|took one last look] and {moved} home, [very|truly|quite] {feeling}.
     - {feeling} and [quite hungry|a little tired|full of new ideas], {hero} went home.
-""")
-}
+""")}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared import build, course
-from shared.site import executing, source
+from shared.site import executing, pages, source
 
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx-mathjax-offline")
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2/*", "input/tex/extensions/*", "a11y/*", "sre/mathmaps/en.json")
@@ -31,9 +31,11 @@ class Site:
     failed: dict[Path, str]
 
     def __str__(self) -> str:
-        lines = [f"{path.stem}: {text}" for path, text in (self.notes | self.failed).items()]
-        lines.append(f"{self.pages} pages, {self.size / 1e6:.1f} MB: {self.folder / 'index.html'}")
-        return "\n".join(lines)
+        lines = [f"{path.stem} failed: {text}" for path, text in self.failed.items()]
+        for note, what in ((pages.NO_OUTPUTS, "Without outputs"), (pages.OLD_OUTPUTS, "With outputs of earlier code")):
+            names = [path.stem for path, text in self.notes.items() if text == note]
+            lines += [f"{what}, {len(names)} lessons: {', '.join(names)}"] if names else []
+        return "\n".join([*lines, f"{self.pages} pages, {self.size / 1e6:.1f} MB: {self.folder / 'index.html'}"])
 
 
 def build_site(
@@ -63,16 +65,17 @@ def build_site(
         _sphinx(Path(folder) / "source", Path(folder) / "doctrees", Path(folder) / "html")
         _add_mathjax(Path(folder) / "html" / "_static" / "mathjax")
         shutil.rmtree(out, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(Path(folder) / "html", out)
     files = [path for path in out.rglob("*") if path.is_file()]
     n_pages = sum(path.suffix == ".html" for path in files)
     return Site(out, n_pages, sum(path.stat().st_size for path in files), notes, failed)
 
 
-def _sphinx(pages: Path, doctrees: Path, out: Path) -> None:
+def _sphinx(sources: Path, doctrees: Path, out: Path) -> None:
     """Run Sphinx; any warning of it is an error."""
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-j", "auto", "-b", "html"]
-    command += ["-c", str(Path(__file__).parent), "-d", str(doctrees), str(pages), str(out)]
+    command += ["-c", str(Path(__file__).parent), "-d", str(doctrees), str(sources), str(out)]
     path = os.pathsep.join(filter(None, [str(course.ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     if done.returncode:

@@ -35,10 +35,14 @@ html_theme = "sphinx_book_theme"
 html_static_path = [str(Path(__file__).parent / "static")]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_copy_source = False
+html_show_sourcelink = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "repository_url": build.repository(),
     "use_repository_button": True,
     "use_download_button": False,
+    "navbar_persistent": [],
     "show_navbar_depth": 1,
     "max_navbar_depth": 2,
     "home_page_in_toc": False,

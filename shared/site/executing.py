@@ -69,20 +69,20 @@ def _execute(path: Path, kept: Path) -> str:
     """Execute one solved lesson and keep it; what went wrong, or ""."""
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    week = path.parent.parent
     notebook = build.build_notebook(path, solved=True)
-    made_from = {"text": _digest(path.read_bytes()), "code": _code(week.name)}
     try:
-        build.execute(notebook, week)
+        build.execute(notebook, path.parent.parent)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return f"{type(error).__name__}: {error}"
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            for kind in [kind for kind in output.get("data", {}) if "widget-view" in kind]:
-                del output["data"][kind]  # it names a widget that is gone, by a random id
+    keep(notebook, path, kept)
+    return ""
+
+
+def keep(notebook: nbformat.NotebookNode, path: Path, kept: Path = KEPT) -> None:
+    """Keep an executed notebook, with what it was made from."""
+    made_from = {"text": _digest(path.read_bytes()), "code": _code(path.parent.parent.name)}
     notebook.metadata["sixweeks"] = {**notebook.metadata["sixweeks"], **made_from}
     answers.write_atomically(_file(path, kept), build.text_of(notebook))
-    return ""
 
 
 def _jobs() -> int:

@@ -95,7 +95,7 @@ def quiz_text(questions: tuple[Question, ...]) -> list[str]:
 
 
 def kept(outputs: list) -> list:
-    """Outputs without progress bars and without views of widgets, which need a kernel; the still picture stays."""
+    """Outputs without progress bars, remarks of libraries, and views of widgets, which need a kernel and random ids."""
     found = []
     for output in outputs:
         data = output.get("data", {})

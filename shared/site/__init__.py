@@ -68,7 +68,7 @@ def build_site(
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(Path(folder) / "html", out)
     files = [path for path in out.rglob("*") if path.is_file()]
-    n_pages = sum(path.suffix == ".html" for path in files)
+    n_pages = sum(path.suffix == ".html" and "_static" not in path.parts for path in files)
     return Site(out, n_pages, sum(path.stat().st_size for path in files), notes, failed)
 
 

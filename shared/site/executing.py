@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import re
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from shared import answers, build, course
 
 KEPT = course.ROOT / "build" / "executed"
 MEMORY = 4e9  # bytes that a lesson with SmolLM2 wants
+SAVED = re.compile(r"Saved in \S*/(?=\w+/\w+\.py)")  # what a card says of an answer
 PROSE = {".md", ".ipynb", ".pyc"}  # files beside a lesson that change nothing in what it computes
 
 
@@ -39,7 +41,7 @@ def find(path: Path, kept: Path = KEPT) -> Outputs | None:
         if made_from["text"] != _digest(path.read_bytes()):
             return None
         return Outputs(notebook, made_from["code"] == _code(path.parent.parent.name))
-    except (ValueError, KeyError, nbformat.reader.NotJSONError):  # half a file is as good as none
+    except (ValueError, KeyError, AttributeError, nbformat.reader.NotJSONError):  # half a file is as good as none
         return None
 
 
@@ -79,7 +81,11 @@ def _execute(path: Path, kept: Path) -> str:
 
 
 def keep(notebook: nbformat.NotebookNode, path: Path, kept: Path = KEPT) -> None:
-    """Keep an executed notebook, with what it was made from."""
+    """Keep an executed notebook, with what it was made from, and without the name of the folder for its answers."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            for kind in output.get("data", {}).keys() & {"text/plain", "text/html"}:
+                output["data"][kind] = SAVED.sub("Saved in work/", output["data"][kind])
     made_from = {"text": _digest(path.read_bytes()), "code": _code(path.parent.parent.name)}
     notebook.metadata["sixweeks"] = {**notebook.metadata["sixweeks"], **made_from}
     answers.write_atomically(_file(path, kept), build.text_of(notebook))

@@ -63,7 +63,7 @@ def with_links(text: str, path: Path, note: str) -> str:
         "Notebook": f"{address}/blob/main/{notebook}",
         "Source": f"{address}/blob/main/{source}",
     }
-    line = "\n".join(f'<a class="lesson-link" href="{html.escape(link)}">{name}</a>' for name, link in links.items())
+    line = "\n".join(f'<a href="{html.escape(link)}">{name}</a>' for name, link in links.items())
     parts = [title, f'<p class="lesson-links">\n{line}\n</p>', *([f":::{{note}}\n{note}\n:::"] if note else [])]
     return "\n\n".join(parts) + f"\n\n{rest.lstrip()}"
 

@@ -102,7 +102,9 @@ def _week(week: Week) -> str:
     facts = ", ".join(filter(None, [f"{len(week.states)} exercises", week.time]))
     links = [f"- [{_title(one.notebook)}]({folder}/{one.notebook.name})" for one in week.lessons]
     head = f"[{week.title}]({folder}/index.md)"
-    return "\n\n".join([":::{container} week", f"**{head}**", f"{week.goal}. {facts}.", "\n".join(links), ":::"])
+    return "\n\n".join(
+        [":::{container} week", f"**{head}**", f"{week.goal} {facts[:1].upper()}{facts[1:]}.", "\n".join(links), ":::"]
+    )
 
 
 def _title(notebook: Path) -> str:

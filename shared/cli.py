@@ -1,4 +1,4 @@
-"""The `sixweeks` command: lab, check, grade, status, leaderboard, doctor, update, restore."""
+"""The `sixweeks` command: lab, check, grade, status, leaderboard, doctor, update, restore, site."""
 
 from __future__ import annotations
 
@@ -32,13 +32,18 @@ def main(arguments: list[str] | None = None) -> int:
     restore_parser.add_argument("folder", nargs="?", type=Path, help="a copy of your notebooks (default: the newest)")
     for one in (update_parser, restore_parser):
         one.add_argument("--dry-run", action="store_true", help="say what would change, and write nothing")
+    site_parser = commands.add_parser("site", help="execute the lessons and build the course's website")
+    site_parser.add_argument("--out", type=Path, default=course.ROOT / "build" / "site", help="where (build/site)")
+    site_parser.add_argument("--weeks", nargs="+", help="execute the lessons of these weeks only (default: all)")
+    site_parser.add_argument("--quick", action="store_true", help="execute nothing; show the outputs that are kept")
+    site_parser.add_argument("--jobs", type=int, help="lessons to execute at once (default: one a core)")
     options, rest = parser.parse_known_args(arguments)
     if options.command == "lab":
         options.options += rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        known = (lab, check, grade, status, leaderboard, doctor, update, restore)
+        known = (lab, check, grade, status, leaderboard, doctor, update, restore, site)
         return {command.__name__: command for command in known}[options.command](options)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         print(error, file=sys.stderr)
@@ -222,6 +227,14 @@ def restore(options: argparse.Namespace) -> int:
     report = updating.restore(options.folder, dry_run=options.dry_run)
     print(report)
     return int(report.refused)
+
+
+def site(options: argparse.Namespace) -> int:
+    from shared.site import build_site
+
+    built = build_site(options.out, options.weeks, options.quick, options.jobs)
+    print(built)
+    return int(bool(built.failed))
 
 
 def doctor(options: argparse.Namespace) -> int:

@@ -122,5 +122,5 @@ def test_lab_opens_the_start_page_in_the_courses_folder(tmp_path, monkeypatch, c
 def test_the_command_is_installed_and_explains_itself():
     done = subprocess.run([sys.executable, "-m", "shared.cli", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for command in ("lab", "check", "grade", "status", "leaderboard", "doctor"):
+    for command in ("lab", "check", "grade", "status", "leaderboard", "doctor", "update", "restore", "site"):
         assert command in done.stdout

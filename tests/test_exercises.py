@@ -1,6 +1,5 @@
 """The quality bar that every exercise of the course meets, whatever week it is from."""
 
-import importlib
 import inspect
 import math
 import time
@@ -11,6 +10,7 @@ from torch import nn
 
 from shared import course
 from shared.checking import find_check, run_check
+from tests.mistakes_report import SEEDS, variants, with_mistake
 
 EXERCISES = list(course.exercises())
 
@@ -23,18 +23,7 @@ def _returns(name):
 
 PROCEDURES = [name for name in EXERCISES if _returns(name) is None]  # they work in place
 FUNCTIONS = [name for name in EXERCISES if name not in PROCEDURES]
-SEEDS = [None, 7, 123456]
-
-
-def _variants():
-    for path in sorted((course.ROOT / "tests" / "variants").glob("*.py")):
-        module = importlib.import_module(f"tests.variants.{path.stem}")
-        for name, value in vars(module).items():
-            if "__" in name.strip("_") and callable(value):
-                yield name.split("__")[0], name, value
-
-
-VARIANTS = list(_variants())
+VARIANTS = variants()
 MISTAKES = [(name, sentence) for name in EXERCISES for sentence in find_check(name).mistakes]
 
 
@@ -47,10 +36,8 @@ def test_the_reference_passes_with_any_seed(name):
 
 @pytest.mark.parametrize(("name", "sentence"), MISTAKES, ids=[f"{n}-{s[:50]}" for n, s in MISTAKES])
 def test_a_known_mistake_is_refused_and_named(name, sentence):
-    made = find_check(name).mistakes[sentence]
     for seed in SEEDS:
-        wrong = made if callable(made) else course.edited(course.find(name), made)
-        result = run_check(name, wrong, seed=seed)
+        result = run_check(name, with_mistake(name, sentence), seed=seed)
         assert not result.passed
         assert result.mistake == sentence
 

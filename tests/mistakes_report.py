@@ -1,0 +1,127 @@
+"""What the checks find: every known mistake and every right variant judged. `python -m tests.mistakes_report`."""
+
+import argparse
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from shared import answers, course, homepage
+from shared.checking import find_check, run_check
+
+REPORT = course.ROOT / "docs" / "grading.md"
+SEEDS = (None, 7, 123456)  # None: the inputs that the lessons show
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the check of one exercise, or the checks of several, found with all seeds."""
+
+    mistakes: int
+    rejected: int
+    named: int
+    variants: int
+    accepted: int
+
+    def __add__(self, other: "Row") -> "Row":
+        return Row(*(mine + theirs for mine, theirs in zip(self.cells, other.cells, strict=True)))
+
+    @property
+    def cells(self) -> tuple[int, int, int, int, int]:
+        return self.mistakes, self.rejected, self.named, self.variants, self.accepted
+
+
+@cache
+def variants() -> tuple[tuple[str, str, Callable], ...]:
+    """(exercise, name of the variant, right answer) for every right answer that is written in another way."""
+    found = []
+    for path in sorted((course.ROOT / "tests" / "variants").glob("*.py")):
+        module = importlib.import_module(f"tests.variants.{path.stem}")
+        for name, value in vars(module).items():
+            if "__" in name.strip("_") and callable(value):
+                found.append((name.split("__")[0], name, value))
+    return tuple(found)
+
+
+def with_mistake(name: str, sentence: str) -> Callable:
+    """The exercise as it is with this known mistake in it."""
+    course.reference(name)  # the edited module stands in for one that must be imported: dataclasses look it up
+    made = find_check(name).mistakes[sentence]
+    return made if callable(made) else course.edited(course.find(name), made)
+
+
+def measure(name: str) -> Row:
+    """Judge the known mistakes and the variants of an exercise; what counts is what holds with every seed."""
+    sentences = find_check(name).mistakes
+    found = {
+        sentence: [run_check(name, with_mistake(name, sentence), seed=seed) for seed in SEEDS] for sentence in sentences
+    }
+    others = [[run_check(name, answer, seed=seed) for seed in SEEDS] for own, _, answer in variants() if own == name]
+    return Row(
+        mistakes=len(found),
+        rejected=sum(not any(result.passed for result in results) for results in found.values()),
+        named=sum(all(result.mistake == sentence for result in results) for sentence, results in found.items()),
+        variants=len(others),
+        accepted=sum(all(result.passed for result in results) for results in others),
+    )
+
+
+def report(rows: dict[str, Row]) -> str:
+    """The measured tables as Markdown: one by week, then one of each week by exercise."""
+    weeks = {week: [name for name in rows if course.find(name).week == week] for week in course.weeks()}
+    titles = {week: homepage.about(course.ROOT / week)[0] for week in weeks}
+    lines = [
+        "# What the checks find",
+        "",
+        "Measured by `python -m tests.mistakes_report`, which writes this page. Each known mistake, and each right",
+        "answer that is written in another way than the course's (a variant), was judged three times: on the",
+        "inputs that the lesson shows, and on two other sets. Rejected, named and accepted count what was so all",
+        "three times. A mistake is named when the card says the sentence that belongs to it.",
+        "",
+        *_table("week", ((titles[week], [rows[name] for name in names]) for week, names in weeks.items()), True),
+    ]
+    for week, names in weeks.items():
+        lines += ["", f"## {titles[week]}", "", *_table("exercise", ((f"`{n}`", [rows[n]]) for n in names), False)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(first: str, groups: Iterable[tuple[str, list[Row]]], by_week: bool) -> Iterator[str]:
+    heads = ["mistakes", "rejected", "named", "variants", "accepted"]
+    heads = [first, "exercises", *heads] if by_week else [first, *heads]
+    yield f"| {' | '.join(heads)} |"
+    yield "|---|" + "---:|" * (len(heads) - 1)
+    everything: list[Row] = []
+    for title, rows in groups:
+        everything += rows
+        yield _line(title, rows, by_week)
+    if by_week:
+        yield _line("all", everything, by_week)
+
+
+def _line(title: str, rows: list[Row], by_week: bool) -> str:
+    mistakes, rejected, named, others, accepted = sum(rows, Row(0, 0, 0, 0, 0)).cells
+    if not by_week:
+        return f"| {title} | {mistakes} | {rejected} | {named} | {others} | {accepted} |"
+    shares = [share(rejected, mistakes), share(named, mistakes), str(others), share(accepted, others)]
+    return f"| {title} | {len(rows)} | {mistakes} | {' | '.join(shares)} |"
+
+
+def share(part: int, whole: int) -> str:
+    """Example: share(19, 20) -> "19 (95.0 %)"."""
+    return f"{part} ({100 * part / whole:.1f} %)" if whole else "0"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.mistakes_report", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=REPORT, help="the file to write (default: docs/grading.md)")
+    options = parser.parse_args(arguments)
+    rows = {name: measure(name) for name in tqdm(course.exercises(), desc="exercises")}
+    answers.write_atomically(options.out, report(rows))
+    print(f"written: {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -110,8 +110,8 @@ def _line(title: str, rows: list[Row], by_week: bool) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """Example: share(19, 20) -> "19 (95.0 %)"."""
-    return f"{part} ({100 * part / whole:.1f} %)" if whole else "0"
+    """Example: share(19, 20) -> "19 (95.0\u00a0%)"; the space does not break."""
+    return f"{part} ({100 * part / whole:.1f}\u00a0%)" if whole else "0"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -84,6 +84,8 @@ def test_no_link_is_broken_and_nothing_is_loaded_from_elsewhere(read):
     for name, page in read.items():
         for link in (*page.links, *page.loaded):
             parts = urlsplit(link)
+            if parts.scheme == "data":  # a figure, in the page itself
+                continue
             if parts.scheme:
                 well_formed = parts.scheme in ("https", "http") and "." in (parts.hostname or "")
                 if not well_formed or link in page.loaded:
@@ -233,16 +235,9 @@ def test_a_lesson_that_fails_is_told_and_not_kept(tmp_path, monkeypatch):
 def test_bars_and_remarks_are_left_out_and_pictures_keep_what_they_say():
     bar = new_output("display_data", {"text/plain": "measuring:  40%|####      | 4/10 [00:00<?, ?it/s]"})
     remark = new_output("stream", name="stderr", text="a library's remark")
-    figure = new_output("display_data", {"image/png": "", "text/plain": "<Figure size 640x360 with 1 Axes>"})
-    still = new_output("display_data", {"image/png": "", "text/plain": "[figure at top_k = 3]"})
-    told = new_output("display_data", {"image/png": ""}, metadata={"image/png": {"alt": "a falling line"}})
+    figure = new_output("display_data", {"image/png": "", "text/html": '<img alt="It falls.">'})
     printed = new_output("stream", name="stdout", text="100 %")
     assert pages.kept([bar, remark, figure, printed]) == [figure, printed]
-    for outputs, text in (([figure], "Figure made by the code above: Speed"), ([still], "[figure at top_k = 3]"),
-                          ([told, figure], "a falling line")):  # fmt: skip
-        cell = new_code_cell("plot()", outputs=outputs)
-        pages.describe(cell, "Speed")
-        assert cell.metadata["mystnb"]["image"]["alt"] == text
 
 
 def test_links_lead_to_pages_where_there_is_one_and_to_the_repository_elsewhere():

@@ -16,7 +16,6 @@ from shared.site.links import repaired
 
 QUIZ = re.compile(r'^quiz\("(\w+)"\)$', flags=re.MULTILINE)
 BAR = re.compile(r"\s*([^\n:]*: *)?(\d+%\||\d+\w* \[)")  # the text of a progress bar
-PLAIN_FIGURE = re.compile(r"<Figure size .*>")
 NO_OUTPUTS = "The outputs are missing here: this page was built before the lesson was executed."
 OLD_OUTPUTS = "The outputs are from a run with an earlier version of the course's code."
 
@@ -27,12 +26,10 @@ def page(path: Path, executed: nbformat.NotebookNode | None, note: str = "") -> 
     ran = {cell.id: cell for cell in executed.cells} if executed else {}  # ids come from the text of the cells
     place = build.notebook_of(path).parent
     cells: list = []
-    heading = ""
     for cell in notebook.cells[1:]:  # the first holds the badge
         tags = cell.metadata.get("tags", [])
         quiz = QUIZ.search(cell.source)
         if cell.cell_type == "markdown":
-            heading = ([heading] + re.findall(r"^#+ (.+)", cell.source, flags=re.MULTILINE))[-1]
             cell.source = repaired(cell.source, place)
             if not cells:
                 cell.source = with_links(cell.source, path, note)
@@ -43,7 +40,6 @@ def page(path: Path, executed: nbformat.NotebookNode | None, note: str = "") -> 
             cell = new_markdown_cell("\n\n".join(quiz_text(questions_of(quiz[1]))))
         elif cell.id in ran:
             cell.outputs, cell.execution_count = kept(ran[cell.id].outputs), ran[cell.id].execution_count
-            describe(cell, heading)
         cells.append(cell)
         if "exercise" in tags:
             cells.append(new_markdown_cell(folded(cell.source)))
@@ -105,16 +101,3 @@ def kept(outputs: list) -> list:
         if output.get("name") != "stderr" and not bar and (data or "data" not in output):
             found.append(output)
     return found
-
-
-def describe(cell, heading: str) -> None:
-    """Give the pictures of a cell their alternative text: their own, else where they stand."""
-    texts = []
-    for output in cell.outputs:
-        if "image/png" in output.get("data", {}):
-            plain = output["data"].get("text/plain", "")
-            own = output.metadata.get("image/png", {}).get("alt") or output.metadata.get("alt")
-            texts.append(own or ("" if PLAIN_FIGURE.match(plain) else plain))
-    if texts:
-        text = "; ".join(dict.fromkeys(filter(None, texts))) or f"Figure made by the code above: {heading}"
-        cell.metadata["mystnb"] = {"image": {"alt": " ".join(text.split())}}

@@ -23,9 +23,13 @@ def show(fig) -> None:
 
     drawn = get_ipython().display_formatter.formatters["image/png"](fig)
     picture = drawn[0] if isinstance(drawn, tuple) else drawn  # with metadata, at twice the resolution
-    bundle = {"text/plain": describe(fig)}
+    try:
+        words = describe(fig)
+    except Exception as error:  # a kind of figure that nobody thought of is still shown
+        words = f"A figure that could not be described ({type(error).__name__}: {error})."
+    bundle = {"text/plain": words}
     if picture:
-        bundle |= {"image/png": picture, "text/html": image(picture, bundle["text/plain"])}
+        bundle |= {"image/png": picture, "text/html": image(picture, words)}
     display(bundle, raw=True)
 
 
@@ -80,7 +84,7 @@ def _tick_names(axis) -> dict[float, str]:
     formatter = axis.get_major_formatter()
     if isinstance(formatter, (StrCategoryFormatter, FixedFormatter, FuncFormatter)):
         places = list(axis.get_majorticklocs())
-        names = [text.replace("\n", " ") for text in formatter.format_ticks(places)]
+        names = [str(text).replace("\n", " ") for text in formatter.format_ticks(places)]  # a label may be a number
         if any(name.strip() and not _is_number(name) for name in names):
             return {float(place): name for place, name in zip(places, names, strict=True) if name.strip()}
     return {}
@@ -99,7 +103,7 @@ def _series(ax) -> list[str]:
             line, caps, bars = container
             used.update(map(id, [line, *caps, *bars]))
             if line is not None:
-                told.append(_named(container.get_label(), _points(ax, *line.get_data(), _half_widths(bars))))
+                told.append(_named(container.get_label(), _points(ax, *line.get_data(), _intervals(container))))
     for line in ax.lines:
         if id(line) not in used:
             told.append(_line(ax, line))
@@ -132,41 +136,47 @@ def _line(ax, line) -> str:
     return _named(line.get_label(), _points(ax, x, y))
 
 
-def _points(ax, x, y, half_widths=None) -> str:
-    """Few points one by one, many by their ends and extremes."""
+def _points(ax, x, y, intervals=None) -> str:
+    """Few points one by one, many by their ends and extremes. Intervals along x mean that x is the value."""
     import numpy as np
 
     x, y = np.asarray(ax.convert_xunits(x), float), np.asarray(ax.convert_yunits(y), float)
-    kept = np.isfinite(x) & np.isfinite(y)
+    upright, ends = intervals or (True, None)
+    (values, value_axis), (places, place_axis) = ((y, ax.yaxis), (x, ax.xaxis))[:: 1 if upright else -1]
+    kept = np.isfinite(values) & np.isfinite(places)
     if not kept.any():
         return ""
-    if half_widths is None or len(half_widths) != len(x):
-        half_widths = np.zeros(len(x))
-    x, y, half_widths = x[kept], y[kept], np.asarray(half_widths)[kept]
-    if len(x) <= LISTED:
-        return _listed([_at(ax.yaxis, value) for value in y], half_widths, [_at(ax.xaxis, place) for place in x])
-    low, high = y.argmin(), y.argmax()
-    inside = [f"{word} {_at(ax.yaxis, y[i])} at {_at(ax.xaxis, x[i])}"
-              for word, i in (("lowest", low), ("highest", high)) if 0 < i < len(y) - 1]  # fmt: skip
-    ends = f"from {_at(ax.yaxis, y[0])} at {_at(ax.xaxis, x[0])} to {_at(ax.yaxis, y[-1])} at {_at(ax.xaxis, x[-1])}"
-    return ", ".join([ends, *inside])
+    ends = ends[kept] if ends is not None and len(ends) == len(kept) else None
+    numbers = [_at(value_axis, value) for value in values[kept]]
+    names = [_at(place_axis, place) for place in places[kept]]
+    if len(numbers) <= LISTED:
+        return _listed(numbers, ends, names)
+    told = [f"from {numbers[0]} at {names[0]} to {numbers[-1]} at {names[-1]}"]
+    for word, i in (("lowest", values[kept].argmin()), ("highest", values[kept].argmax())):
+        told += [f"{word} {numbers[i]} at {names[i]}"] if 0 < i < len(numbers) - 1 else []
+    return ", ".join(told)
 
 
-def _listed(values, half_widths, places) -> str:
-    return ", ".join(
-        f"{value if isinstance(value, str) else _number(value)}{f' ± {_number(half)}' if half else ''} at {place}"
-        for value, half, place in zip(values, half_widths, places, strict=True)
-    )
+def _listed(values: list[str], ends, places: list[str]) -> str:
+    """Example: "0.35 [0.31, 0.4] at base, 0.5 at tuned"."""
+    told = []
+    for i, (value, place) in enumerate(zip(values, places, strict=True)):
+        wide = ends is not None and ends[i][1] > ends[i][0]
+        interval = f" [{_number(ends[i][0])}, {_number(ends[i][1])}]" if wide else ""
+        told.append(f"{value}{interval} at {place}")
+    return ", ".join(told)
 
 
-def _half_widths(bars):
-    """Half the length of each interval of an error bar; None where there is none."""
+def _intervals(container):
+    """(whether they stand upright, low and high end of each) of an error bar; None where it has none."""
     import numpy as np
 
+    bars = container[2]
     if not bars:
         return None
-    ends = np.array([segment for segment in bars[-1].get_segments() if len(segment) == 2])
-    return abs(ends[:, 1] - ends[:, 0]).max(axis=1) / 2 if len(ends) else None
+    upright = container.has_yerr
+    segments = [segment for segment in bars[-1].get_segments() if len(segment) == 2]
+    return upright, np.array([sorted(segment[:, int(upright)]) for segment in segments])
 
 
 def _bars(ax, container) -> str:
@@ -174,17 +184,17 @@ def _bars(ax, container) -> str:
     patches = container.patches
     upright = getattr(container, "orientation", "vertical") != "horizontal"
     sizes = [patch.get_height() if upright else patch.get_width() for patch in patches]
-    places = [
-        patch.get_x() + patch.get_width() / 2 if upright else patch.get_y() + patch.get_height() / 2
-        for patch in patches
-    ]
+    corners = [(p.get_x(), p.get_width()) if upright else (p.get_y(), p.get_height()) for p in patches]
     axis = ax.xaxis if upright else ax.yaxis
+    places = [_at(axis, corner + width / 2) for corner, width in corners]
     if len(patches) <= 2 * LISTED:
-        halves = None if container.errorbar is None else _half_widths(container.errorbar[2])
-        found = _listed(sizes, [0] * len(sizes) if halves is None else halves, [_at(axis, place) for place in places])
+        intervals = None if container.errorbar is None else _intervals(container.errorbar)
+        base = [[patch.get_y() if upright else patch.get_x()] for patch in patches]  # of a bar on top of another
+        ends = intervals[1] - base if intervals and len(intervals[1]) == len(sizes) else None
+        found = _listed(list(map(_number, sizes)), ends, places)
     else:
         top = max(range(len(sizes)), key=sizes.__getitem__)
-        found = f"{len(patches)} bars, the highest {_number(sizes[top])} at {_at(axis, places[top])}"
+        found = f"{len(patches)} bars, the highest {_number(sizes[top])} at {places[top]}"
     return _named(container.get_label(), f"bars, {found}")
 
 

@@ -53,7 +53,11 @@ def watch() -> None:
     describe = describing.describe
 
     def watched(fig) -> str:
-        words = describe(fig)
+        try:
+            words = describe(fig)
+        except Exception as error:
+            FAULTS.append(f"no description: {type(error).__name__}: {error}")
+            raise
         FAULTS.extend(told_by_colour_alone(fig))
         if len(words) < 60 or not any(ax.get_title("left") or ax.get_title() for ax in fig.axes):
             FAULTS.append(f"says too little: {words}")

@@ -250,6 +250,7 @@ def test_links_lead_to_pages_where_there_is_one_and_to_the_repository_elsewhere(
         "[a](../shared)": f"[a]({address}/tree/main/shared)",
         "[a](https://arxiv.org)": "[a](https://arxiv.org)",
         "[a](#here) x[0](y)": "[a](#here) x[0](y)",
+        "[![a](https://b.org/c.svg)](https://d.org)": "[a](https://d.org)",
     }.items():
         assert repaired(before, week) == after
 

@@ -9,6 +9,12 @@ from pathlib import Path
 from shared import build, course
 
 LINK = re.compile(r"(?<!!)(\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)")
+BADGE = re.compile(r"\[!\[([^\]]*)\]\(https?://[^)]*\)\]\(([^)\s]+)\)")
+PICTURE = re.compile(
+    r'<picture>\s*<source[^>]* srcset="([^"]+)">\s*<img alt="([^"]+)" src="([^"]+)"[^>]*>\s*</picture>'
+)
+    r'<picture>\s*<source[^>]* srcset="([^"]+)">\s*<img alt="([^"]+)" src="([^"]+)"[^>]*>\s*</picture>'
+)
 
 
 def page_of(file: Path) -> str | None:
@@ -46,4 +52,15 @@ def repaired(text: str, folder: Path, page_folder: str | None = None) -> str:
         kind = "tree" if file.is_dir() else "blob"
         return f"{label}({build.repository()}/{kind}/main/{file.relative_to(course.ROOT).as_posix()}{mark}{anchor})"
 
-    return LINK.sub(led, text)
+    text = BADGE.sub(r"[\1](\2)", text)  # its picture would come from elsewhere
+    return PICTURE.sub(_in_both_themes, LINK.sub(led, text))
+
+
+def _in_both_themes(match: re.Match) -> str:
+    """GitHub's way to show one of two pictures, by the theme, in the way of the site's theme."""
+    dark, words, light = match.groups()
+    options = f":alt: {words}\n:width: 640px"
+    files = {"light": light, "dark": dark}
+    return "\n\n".join(
+        f"```{{image}} {file}\n:class: only-{theme}\n{options}\n```" for theme, file in files.items()
+    )

@@ -13,8 +13,6 @@ BADGE = re.compile(r"\[!\[([^\]]*)\]\(https?://[^)]*\)\]\(([^)\s]+)\)")
 PICTURE = re.compile(
     r'<picture>\s*<source[^>]* srcset="([^"]+)">\s*<img alt="([^"]+)" src="([^"]+)"[^>]*>\s*</picture>'
 )
-    r'<picture>\s*<source[^>]* srcset="([^"]+)">\s*<img alt="([^"]+)" src="([^"]+)"[^>]*>\s*</picture>'
-)
 
 
 def page_of(file: Path) -> str | None:
@@ -61,6 +59,4 @@ def _in_both_themes(match: re.Match) -> str:
     dark, words, light = match.groups()
     options = f":alt: {words}\n:width: 640px"
     files = {"light": light, "dark": dark}
-    return "\n\n".join(
-        f"```{{image}} {file}\n:class: only-{theme}\n{options}\n```" for theme, file in files.items()
-    )
+    return "\n\n".join(f"```{{image}} {file}\n:class: only-{theme}\n{options}\n```" for theme, file in files.items())

@@ -42,7 +42,9 @@ def _drawn(ax):
 
 def _of_line(line):
     """Style, marker and a width that is at least twice another's."""
-    style = str(line.get_linestyle()) if line.get_linestyle() != "None" else ""
+    style = line.get_linestyle() if line.get_linestyle() != "None" else ""
+    if style == "--":  # matplotlib calls every pattern of one's own so too
+        style = str(line._unscaled_dash_pattern)
     return ("line", style, str(line.get_marker()), round(line.get_linewidth()) if style else 0)
 
 

@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 
 from shared import course
 from shared.describing import describe
-from shared.plotting import figure, heat_map
+from shared.plotting import LINES, figure, heat_map
 from tests.figures import told_by_colour_alone
 
 matplotlib.use("agg")
@@ -79,7 +79,8 @@ def test_what_differs_in_colour_only_is_found():
     ax.plot([2, 1], label="b")
     ax.legend()
     assert told_by_colour_alone(ax.figure) == ["Two alike: 'a' and 'b' are both ('line', '-', 'None', 2)"]
-    ax.lines[1].set_linestyle("--")
+    for line, style in zip(ax.lines, LINES[1::4], strict=False):
+        line.set_linestyle(style)
     assert not told_by_colour_alone(ax.figure)
 
 

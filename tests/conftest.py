@@ -30,6 +30,23 @@ def pages():
     return lab.browser_page
 
 
+@pytest.fixture
+def course_in_browser(pages, tmp_path, tmp_path_factory, work):
+    """JupyterLab on a fresh copy of the course: its address, a page of a browser, the copy's folder.
+
+    At the end nothing may have gone wrong in the browser, and everything but the badge on top of a notebook has come
+    from this machine.
+    """
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=1000 * lab.TIMEOUT)
+    lab.copy_course(tmp_path)
+    with lab.serve(tmp_path, tmp_path_factory.mktemp("jupyter")) as address, pages(address) as page:
+        yield address, page, tmp_path
+        assert [url for url in page.outside if not url.endswith("/colab-badge.svg")] == []
+        assert page.complaints == []
+
+
 def needs(limit: str) -> None:
     """Skip the test where the sandbox cannot enforce this limit."""
     if not getattr(isolation(), limit):

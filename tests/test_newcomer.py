@@ -1,7 +1,6 @@
 """A newcomer in a real browser: from the start page to a passed exercise in each of the six weeks."""
 
 import nbformat
-import pytest
 
 from shared import answers, build, course
 from shared.checking import find_check
@@ -24,25 +23,10 @@ def wrong_answer(exercise):
     raise LookupError(f"{exercise.name} has no mistake that is an edit of its answer")
 
 
-@pytest.fixture
-def course_in_browser(pages, tmp_path, tmp_path_factory, work):
-    """The address of JupyterLab on a fresh copy of the course, and a page of a browser."""
-    from playwright.sync_api import expect
-
-    expect.set_options(timeout=1000 * lab.TIMEOUT)
-    lab.copy_course(tmp_path)
-    with lab.serve(tmp_path, tmp_path_factory.mktemp("jupyter")) as address, pages(address) as page:
-        page.course = tmp_path
-        yield address, page
-        # Everything but the badge on top of a notebook comes from this machine.
-        assert [url for url in page.outside if not url.endswith("/colab-badge.svg")] == []
-        assert page.complaints == []
-
-
 def test_a_newcomer_passes_an_exercise_in_each_of_the_six_weeks(course_in_browser):
     from playwright.sync_api import expect
 
-    address, page = course_in_browser
+    address, page, _ = course_in_browser
     assert list(FIRST) == course.weeks() and len(FIRST) == 6
     start = lab.Notebook(page, address, "start.ipynb")
     for week, exercise in FIRST.items():
@@ -86,14 +70,14 @@ def test_a_newcomer_passes_an_exercise_in_each_of_the_six_weeks(course_in_browse
 def test_the_sampling_slider_is_moved_by_keyboard_and_the_text_changes(course_in_browser):
     from playwright.sync_api import expect
 
-    address, page = course_in_browser
+    address, page, folder = course_in_browser
     path = "week2_pretraining/05_sampling.ipynb"
     source = course.ROOT / "week2_pretraining" / "lessons" / "05_sampling.py"
     notebook = build.build_notebook(source, solved=True)
     last = next(i for i, cell in enumerate(notebook.cells) if cell.source.startswith("def live_text("))
     checked = [cell for cell in notebook.cells[: last + 1] if "check" not in cell.metadata.get("tags", [])]
     notebook.cells = checked
-    nbformat.write(notebook, page.course / path)
+    nbformat.write(notebook, folder / path)
     lesson = lab.Notebook(page, address, path)
     lesson.run_all_above("def live_text(")
     assert lesson.failed_cells() == []

@@ -503,40 +503,37 @@ def test_question_files_hold_nothing_but_questions():
         assert kinds <= {ast.Expr, ast.ImportFrom, ast.Assign, ast.Import}, path
 
 
-def test_a_learner_answers_in_the_browser_by_keyboard(pages, tmp_path, tmp_path_factory, work):
+def test_a_learner_answers_in_the_browser_by_keyboard(course_in_browser):
     from playwright.sync_api import expect
 
-    expect.set_options(timeout=1000 * lab.TIMEOUT)
-    lab.copy_course(tmp_path)
+    address, page, folder = course_in_browser
     cell = nbformat.v4.new_code_cell('from shared import answer, quiz\nquiz("attention")')
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata=kernel)
-    nbformat.write(notebook, tmp_path / "week1_decoder/02_attention.ipynb")
-    with lab.serve(tmp_path, tmp_path_factory.mktemp("jupyter")) as address, pages(address) as page:
-        notebook = lab.Notebook(page, address, "week1_decoder/02_attention.ipynb")
-        output = notebook.run("from shared import")
-        card = output.get_by_role("note")
-        expect(card).to_contain_text("Quiz attention: 4 questions")
-        expect(card.get_by_role("group", name="Question 4")).to_be_visible()
-        for theme in ("Light", "Dark"):
-            notebook.theme(f"JupyterLab {theme}")
-            assert lab.faint_text(card) == []
+    nbformat.write(notebook, folder / "week1_decoder/02_attention.ipynb")
+    notebook = lab.Notebook(page, address, "week1_decoder/02_attention.ipynb")
+    output = notebook.run("from shared import")
+    card = output.get_by_role("note")
+    expect(card).to_contain_text("Quiz attention: 4 questions")
+    expect(card.get_by_role("group", name="Question 4")).to_be_visible()
+    for theme in ("Light", "Dark"):
+        notebook.theme(f"JupyterLab {theme}")
+        assert lab.faint_text(card) == []
 
-        field = output.get_by_role("textbox", name="Question 1")
-        field.focus()
-        page.keyboard.type("64")
-        page.keyboard.press("Tab")
-        page.keyboard.press("Space")
-        expect(output.get_by_role("alert")).to_contain_text("That is the variance.")
+    field = output.get_by_role("textbox", name="Question 1")
+    field.focus()
+    page.keyboard.type("64")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(output.get_by_role("alert")).to_contain_text("That is the variance.")
 
-        question = questions_of("attention")[1]
-        right = letter(question)
-        output.get_by_role("radio", name=f"{right}. {question.shown[right].text}").focus()
-        page.keyboard.press("Space")
-        page.keyboard.press("Tab")
-        page.keyboard.press("Space")
-        verdict = output.get_by_role("status")
-        expect(verdict).to_contain_text("question 2: right.")
-        assert lab.faint_text(verdict) == []
-        assert page.complaints == []
+    question = questions_of("attention")[1]
+    right = letter(question)
+    output.get_by_role("radio", name=f"{right}. {question.shown[right].text}").focus()
+    page.keyboard.press("Space")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    verdict = output.get_by_role("status")
+    expect(verdict).to_contain_text("question 2: right.")
+    assert lab.faint_text(verdict) == []
     assert [len(found) for found in answers.attempts().values()] == [1, 1]

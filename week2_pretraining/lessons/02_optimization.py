@@ -342,7 +342,7 @@ axes[0].annotate("frequencies of letters alone", (1, unigram), xytext=(0, -11), 
                  ha="right", fontsize=8, color="grey")
 axes[0].set(xscale="log", xlabel="largest learning rate", ylabel="held-out loss after 80 steps (nats per byte)")
 axes[0].set_title(f"Best of {len(rates)}: {best:g}, with {final.mean(dim=1).min():.2f} nats", loc="left", fontsize=11)
-for (name, losses), colour in zip(
+for (name, losses), colour, style in zip(
     {
         f"{best:g}": sweep[best, 0][0],
         f"{rates[0]:g}": sweep[rates[0], 0][0],

@@ -195,7 +195,14 @@ def _bars(ax, container) -> str:
     else:
         top = max(range(len(sizes)), key=sizes.__getitem__)
         found = f"{len(patches)} bars, the highest {_number(sizes[top])} at {places[top]}"
-    return _named(container.get_label(), f"bars, {found}")
+    return _named(label_of(container), f"bars, {found}")
+
+
+def label_of(container) -> str:
+    """The label of bars or of points with intervals; a histogram gives its own to the first bar."""
+    label = container.get_label()
+    patches = getattr(container, "patches", ())
+    return patches[0].get_label() if label.startswith("_") and patches else label
 
 
 def _cloud(x, y) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+from shared.describing import label_of
+
 FAULTS: list[str] = []
 
 
@@ -26,7 +28,7 @@ def _drawn(ax):
     from matplotlib.container import BarContainer, ErrorbarContainer
 
     for container in ax.containers:
-        label = container.get_label()
+        label = label_of(container)
         if label and not label.startswith("_"):
             if isinstance(container, BarContainer):
                 yield label, ("bars", container.patches[0].get_hatch(), round(container.patches[0].get_width(), 3))
@@ -61,7 +63,8 @@ def watch() -> None:
             FAULTS.append(f"no description: {type(error).__name__}: {error}")
             raise
         FAULTS.extend(told_by_colour_alone(fig))
-        if len(words) < 60 or not any(ax.get_title("left") or ax.get_title() for ax in fig.axes):
+        titles = [fig.get_suptitle(), *(ax.get_title(place) for ax in fig.axes for place in ("left", "center"))]
+        if len(words) < 60 or not any(titles):
             FAULTS.append(f"says too little: {words}")
         return words
 

@@ -316,8 +316,8 @@ fig, ax = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for seed, one in enumerate(runs):
     style = {"linestyle": ("-", "--")[seed], "label": f"seed {seed}"}
     ax[0].plot(range(10, len(one["curves"]["margin"]) + 1), smooth(one["curves"]["margin"]), color=COLOURS[0], **style)
-    for name, colour in (("chosen", COLOURS[2]), ("rejected", COLOURS[3])):
-        ax[1].plot(range(10, len(one["curves"][name]) + 1), smooth(one["curves"][name]), color=colour, linestyle=style["linestyle"], label=f"{name}, seed {seed}")
+    for name, colour, marker in (("chosen", COLOURS[2], "o"), ("rejected", COLOURS[3], "s")):
+        ax[1].plot(range(10, len(one["curves"][name]) + 1), smooth(one["curves"][name]), color=colour, linestyle=style["linestyle"], marker=marker, markevery=0.2, markersize=5, label=f"{name}, seed {seed}")
 falls = all(smooth(one["curves"]["chosen"])[-1] < 0 for one in runs)
 ax[0].set(xlabel="step", ylabel="margin of the implicit rewards")
 ax[0].set_title("The margin grows", loc="left", fontsize=11)

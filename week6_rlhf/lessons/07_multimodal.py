@@ -148,7 +148,7 @@ print(
 assert torch.allclose(ours, theirs, atol=1e-5)
 assert torch.equal(patchify(pixels, 8), rearrange(pixels, "b c (h p) (w q) -> b (h w) (c p q)", p=8, q=8))
 fig, axes = plt.subplots(1, 17, figsize=(12, 1), width_ratios=[4, *[1] * 16])
-show(axes[0], pixels[1])
+show(axes[0], pixels[1], "a picture, and its 16 patches")
 for ax, patch in zip(axes[1:], patchify(pixels[1:2], 8)[0], strict=True):
     show(ax, patch.unflatten(0, (3, 8, 8)))
 plt.show()

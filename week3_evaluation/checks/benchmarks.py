@@ -97,8 +97,8 @@ class _Tokenizer:
         "and where is it cut?",
         "Move the white space at the prompt's end to the choice first. Then encode prompt + choice as one text, and take what comes "
         "after as many ids as the prompt alone has.",
-        "Both texts are encoded without special tokens. How many ids the prompt alone has tells where the ids of "
-        "the whole are cut. Treat the empty prompt before that.",
+        "What may still go wrong: special tokens, which a tokenizer adds unless it is told not to; an empty "
+        "prompt, which needs its one token before all that; and a choice that adds no token to the prompt.",
     ),
     mistakes={
         "The choice is encoded alone, not as it stands in the text: where a token reaches over the border, other "
@@ -395,7 +395,7 @@ def check_normalized_scores(normalized_scores, rng):
         "The share of the false answers is returned.": ("== 1].sum()", "== 0].sum()"),
         "The mean over the true answers is returned: their shares add up.": ("== 1].sum()", "== 1].mean()"),
         "Only the best true answer counts: the other true ones hold probability too.": ("== 1].sum()", "== 1].max()"),
-        "This is MC1: 1 if the likeliest choice is true, else 0.": (
+        "What comes out is MC1: 1 if the likeliest choice is true, else 0.": (
             "loglikelihoods.double().softmax(dim=-1)",
             "torch.nn.functional.one_hot(loglikelihoods.argmax(), len(labels)).double()",
         ),

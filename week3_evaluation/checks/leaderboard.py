@@ -74,8 +74,8 @@ QUANTILES = "torch.quantile(results, torch.tensor([tail, 1 - tail], dtype=torch.
                 "index = torch.rand(n_resamples, len(other), generator=generator).argsort(dim=1)",
             ),
         ],
-        "These are quantiles of the items, not of the statistic: they tell how the items spread, and do not shrink with more "
-        "items.": (
+        "The ends are quantiles of the items, not of the statistic: they tell how the items spread, and do not "
+        "come closer with more items.": (
             "statistic(values.double()[index])",
             "statistic(values.double()[index[:, :1]])",
         ),

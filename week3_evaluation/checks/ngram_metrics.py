@@ -290,7 +290,10 @@ _OVERLAP = "sum(min(counts[gram], others[gram]) for gram in counts.keys() & othe
             "2 * precision * recall / (precision + recall)",
             "(precision + recall) / 2",
         ),
-        "Only the first reference is read.": ("return max(scores, key=lambda score: score[2])", "return scores[0]"),
+        "Only the first reference is read: the best of all of them counts.": (
+            "return max(scores, key=lambda score: score[2])",
+            "return scores[0]",
+        ),
         "The reference with the best recall is taken: the best F1 decides.": (
             "return max(scores, key=lambda score: score[2])",
             "return max(scores, key=lambda score: score[1])",
@@ -419,7 +422,10 @@ def _takes_the_first(words, others):
             "precision_recall_f1(longest[-1], len(tokens), len(others))",
             "precision_recall_f1(longest[-1], len(others), len(tokens))",
         ),
-        "Only the first reference is read.": ("return max(scores, key=lambda score: score[2])", "return scores[0]"),
+        "Only the first reference is read: the best of all of them counts.": (
+            "return max(scores, key=lambda score: score[2])",
+            "return scores[0]",
+        ),
         "The reference with the best recall is taken: the best F1 decides.": (
             "return max(scores, key=lambda score: score[2])",
             "return max(scores, key=lambda score: score[1])",
@@ -532,7 +538,10 @@ _F_MEAN = "10 * precision * recall / (recall + 9 * precision)"
             "n_chunks = sum(matched.get(i - 1, -2) != j - 1 for i, j in matched.items())",
             "n_chunks = sum(matched.get(i - 1, -2) != j - 1 for i, j in matched.items()) - 1",
         ),
-        "Only the first reference is read.": ("for reference in group:", "for reference in group[:1]:"),
+        "Only the first reference is read: the best of all of them counts.": (
+            "for reference in group:",
+            "for reference in group[:1]:",
+        ),
         "Capitals are kept: The and the are then two words.": [
             ("tokenize_13a(candidate.lower())", "tokenize_13a(candidate)"),
             ("tokenize_13a(reference.lower())", "tokenize_13a(reference)"),

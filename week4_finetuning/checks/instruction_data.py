@@ -298,9 +298,9 @@ def check_mask_prompt_labels(mask_prompt_labels, rng):
         "example goes into the last row if it still fits, else it begins a new one.",
         "Then make four tensors full of their padding (pad_id, -100, 0, -1) of shape (rows, longest row), and write each example "
         "into its place: from `start`, its prompt up to `middle`, its response up to `end`.",
-        "Positions count from 0 in each example (`torch.arange`). Position 0 is then the padding and the first "
-        "token of each example: just what must not be learnt. Which tokens are real, the document ids tell, whatever "
-        "the padding is made of.",
+        "Positions count from 0 in each example (`torch.arange`). Position 0 then stands on padding and on the "
+        "first token of each example: just what must not be learnt. Which tokens are real, the document ids tell, "
+        "whatever the padding is made of.",
     ),
     mistakes={
         "Real tokens are told from padding by `token_ids != pad_id`. Where pad and EOS are one token, the EOS becomes "
@@ -337,7 +337,10 @@ def check_mask_prompt_labels(mask_prompt_labels, rng):
             "    labels[positions == 0] = -100",
             "    pass",
         ),
-        "With `pack` each row still holds one example.": ("if not pack or length > room:", "if True:"),
+        "With `pack` each row still holds one example: most of the batch stays padding.": (
+            "if not pack or length > room:",
+            "if True:",
+        ),
         "An example that would just fill the row begins a new one: at most max_length tokens means that max_length is allowed.": (
             "length > room:",
             "length >= room:",
@@ -512,7 +515,7 @@ POOL = [
     hints=(
         "Three tests, the cheap ones first: the number of words, the keywords, the overlap. One failure is enough to refuse.",
         "A whole word has a border on both sides: that is `\\b` in a regular expression. `re.escape` lets a "
-        "keyword stand for itself, and `re.IGNORECASE` takes any case. Both make one search for each keyword.",
+        "keyword stand for itself, `re.IGNORECASE` takes any case, and `re.search` looks anywhere in the text.",
         "`rouge_l(new, old)` gives precision, recall and F1: take the third, and ask whether it is below the threshold for *all* "
         "of the pool.",
     ),

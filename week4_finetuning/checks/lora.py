@@ -115,7 +115,7 @@ def dropout_spares(LoRALinear, rng) -> bool:
             "base.weight.new_empty(rank, base.in_features).uniform_(-bound, bound)",
             "base.weight.new_zeros(rank, base.in_features)",
         ),
-        "A starts at 0 and B at random numbers: the update starts at 0 too, but here A is the one at random.": [
+        "Factor A starts at 0 and B at random numbers: the update starts at 0 too, but here A is the one at random.": [
             (
                 "base.weight.new_empty(rank, base.in_features).uniform_(-bound, bound)",
                 "base.weight.new_zeros(rank, base.in_features)",
@@ -125,13 +125,13 @@ def dropout_spares(LoRALinear, rng) -> bool:
                 "base.weight.new_empty(base.out_features, rank).uniform_(-bound, bound)",
             ),
         ],
-        "A starts with standard deviation 1: for an x of d_in numbers, x Aᵀ is about √d_in times too large.": (
+        "Factor A starts with standard deviation 1: for an x of d_in numbers, x Aᵀ is about √d_in times too large.": (
             ".uniform_(-bound, bound)",
             ".normal_()",
         ),
-        "A starts at the size of 1/√rank, not 1/√in. (`nn.init.kaiming_uniform_` looks at the second axis: it should "
-        "be the input's.)": ("base.in_features**-0.5", "rank**-0.5"),
-        "A starts at a fixed size such as 0.02, whatever the input's width: it should go with 1/√in.": (
+        "Factor A starts at the size of 1/√rank, not 1/√in. (`nn.init.kaiming_uniform_` looks at the second axis: "
+        "it should be the input's.)": ("base.in_features**-0.5", "rank**-0.5"),
+        "Factor A starts at a fixed size such as 0.02, whatever the input's width: it should go with 1/√in.": (
             ".uniform_(-bound, bound)",
             ".normal_(std=0.02)",
         ),
@@ -515,8 +515,8 @@ def check_inject_lora(inject_lora, rng):
         "`lora_layers(model)` gives each LoRA layer with its qualified name. What in it is not of its `base`?",
         "`layer.named_parameters(prefix=name)` gives a layer's parameters with their qualified names; those of the base begin "
         "with name + '.base.'. The rest are the factors.",
-        "Two things make a copy that can be kept: it is cut off from the graph, and it has memory of its own. Each "
-        "has a method of its own. The keys are the qualified names.",
+        "Two things make a copy that can be kept: it is cut off from the graph, and it has its own memory. Tensors "
+        "have a method for each. The keys are the qualified names.",
     ),
     mistakes={
         "All parameters of the model are there. Only the factors belong to an adapter; that is why its file is small.": lambda model: {

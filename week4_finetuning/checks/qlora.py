@@ -59,7 +59,7 @@ def blocks_in_each_row(w, block=64):
         "join the halves. Then `.float()`, and divide by the largest value.",
     ),
     mistakes={
-        "The values lie at equal distances: that is plain int4. NF4's lie where equally many weights are.": (
+        "The values lie at equal distances: that is plain int4. NF4's lie closer together where more weights are.": (
             "return values / values.max()",
             "return torch.linspace(-1, 1, 16)",
         ),
@@ -80,8 +80,8 @@ def blocks_in_each_row(w, block=64):
             "negative[1:]",
             "negative",
         ),
-        "The outermost p is 1 - 1/32, half a step of 16. NF4 takes the mean of 1/30 and 1/32, for one half has 15 steps' "
-        "worth of values and the other 16.": ("outermost = 0.9677083", "outermost = 1 - 1 / 32"),
+        "The outermost p is 1 - 1/32, half a step of 1/16 from the end. NF4 takes the mean of 1/32 and 1/30, half "
+        "a step of 1/15.": ("outermost = 0.9677083", "outermost = 1 - 1 / 32"),
         "The outermost p is 1 - (1/30 + 1/32): the division by 2 is missing.": (
             "outermost = 0.9677083",
             "outermost = 1 - (1 / 30 + 1 / 32)",
@@ -487,11 +487,11 @@ FROZEN = "FrozenProduct.apply(x, lambda: self.dequantized().to(x.dtype))"
             FROZEN,
             "F.linear(x.detach(), self.dequantized().to(x.dtype))",
         ),
-        "A is zero too: the gradient of each factor is multiplied by the other, so neither ever moves.": (
+        "Both factors start at zero: the gradient of each is multiplied by the other, so neither ever moves.": (
             "torch.empty(rank, d_in).uniform_(-1, 1, generator=generator).to(base.weight) / d_in**0.5",
             "torch.zeros(rank, d_in).to(base.weight)",
         ),
-        "B is random, so the layer does not begin as the layer that it replaces.": (
+        "Factor B is random, so the layer does not begin as the layer that it replaces.": (
             "torch.zeros(d_out, rank).to(base.weight)",
             "torch.empty(d_out, rank).uniform_(-1, 1, generator=generator).to(base.weight)",
         ),

@@ -17,7 +17,8 @@ SHOTS = [("Question: What is 1 + 1?\nAnswer:", "2"), ("Question: What do cows ea
     hints=(
         "Write the example of the docstring on paper, with every space and line break made visible.",
         "Each shot is question, one space, answer, two line breaks. The open question has nothing after it.",
-        '`"".join(f"{shown} {answer}\\n\\n" for shown, answer in shots)`, between the description and the question.',
+        "Join the shots without anything between them: each brings its own empty line, the last one too. "
+        "Description in front, open question behind. What the docstring refuses is refused before all that.",
     ),
     mistakes={
         "A space stands after the last question: the choices bring their own, and the tokenizer would never have split the "
@@ -96,11 +97,12 @@ class _Tokenizer:
         "and where is it cut?",
         "Move the white space at the prompt's end to the choice first. Then encode prompt + choice as one text, and take what comes "
         "after as many ids as the prompt alone has.",
-        "`ids = tokenizer(prompt + choice, add_special_tokens=False).input_ids`; the choice is `ids[len(prompt_ids):]`. Treat the "
-        "empty prompt before that.",
+        "What may still go wrong: special tokens, which a tokenizer adds unless it is told not to; an empty "
+        "prompt, which needs its one token before all that; and a choice that adds no token to the prompt.",
     ),
     mistakes={
-        "The choice is encoded alone, not as it stands in the text: where a token would reach over the border, this is another text.": (
+        "The choice is encoded alone, not as it stands in the text: where a token reaches over the border, other "
+        "tokens come out.": (
             "tokenizer(stem + choice, add_special_tokens=False).input_ids[len(prompt_ids) :]",
             "tokenizer(choice, add_special_tokens=False).input_ids",
         ),
@@ -210,8 +212,9 @@ def _refuse_long(pairs, context):
         "tokens, one each. log_softmax, gather, sum.",
         "For a batch, pad the rows on the right: a causal model does not see what comes later, so the real places are as they "
         "were. Only, the choice no longer stands at the end of the padded row: remember each row's own length.",
-        "Sort the different rows in descending order: a row that is another's beginning comes right after it, and `rows[-1][:len(row)] == row` "
-        "finds it. Keep, for each row that is read, which (question, choice) wait for it.",
+        "Sort the different rows in descending order: a row that is another's beginning then comes after it, so "
+        "each row need only be compared with the last one that was kept. Keep, for each row that is read, which "
+        "(question, choice) wait for it.",
     ),
     mistakes={
         "The prompt is scored too: what a question's wording costs says nothing about the choice.": _whole_text,
@@ -223,7 +226,8 @@ def _refuse_long(pairs, context):
             "logits[end - len(choice_ids) : end]",
             "logits[-len(choice_ids) :]",
         ),
-        "The mean over the choice's tokens is taken: ln p of a text is the sum. (Dividing by the length comes later, by choice.)": (
+        "The mean over the choice's tokens is taken: ln p of a text is the sum. Dividing by a length is a step of "
+        "its own, later.": (
             "choice_ids[:, None]).sum()",
             "choice_ids[:, None]).mean()",
         ),
@@ -245,7 +249,7 @@ def _refuse_long(pairs, context):
             "[-context - 1 : -1]",
             "[-context:-1]",
         ),
-        "Each row is read as often as it comes: the letters after one prompt share a row, and need it once.": (
+        "A row that is another one's beginning is read by itself: the longer row has its logits already.": (
             "if not rows or rows[-1][: len(row)] != row:",
             "if True:",
         ),
@@ -262,7 +266,7 @@ def _refuse_long(pairs, context):
             ("choice_ids[:, None]).sum()", "choice_ids[:, None]).sum().detach()"),
             ("    return found", "    model.train()\n    return found"),
         ],
-        "The first token of a choice is not scored.": (
+        "The first token of a choice is not scored: the prompt's last token predicts it, and often it decides.": (
             "log_probs.gather(1, choice_ids[:, None]).sum()",
             "log_probs.gather(1, choice_ids[:, None])[1:].sum()",
         ),
@@ -280,8 +284,11 @@ def check_multiple_choice_loglikelihood(multiple_choice_loglikelihood, rng):
         "one question, two choices of one token",
         multiple_choice_loglikelihood(model, [[(prompt, [5]), (prompt, [9])]]),
     )
-    yield "a row is read once", [model.rows <= 1, model.rows >= 1]
-    yield "afterwards it is in training mode again, and no gradients were kept", [model.training, model.gradients]
+    yield "two choices after one prompt: one row is read", [model.rows <= 1, model.rows >= 1]
+    yield (
+        "whether the model is in training mode afterwards, and whether gradients were recorded",
+        [model.training, model.gradients],
+    )
     ragged = [[(prompt, [5, 2]), (prompt, [9]), (prompt, [6, 6, 6, 1])], [([8], [2, 7, 1, 8]), ([8], [2, 8])]]
     yield "choices of one to four tokens", multiple_choice_loglikelihood(model, ragged)
     questions, n_rows = [], 0
@@ -311,8 +318,9 @@ def check_multiple_choice_loglikelihood(multiple_choice_loglikelihood, rng):
     minutes=10,
     hints=(
         "Four lists of lengths, one for each key; the log-likelihoods are divided by each.",
-        "`len(choice)` counts characters. In UTF-8 an é is two bytes: `len(choice.encode('utf-8'))`.",
-        "`loglikelihoods / torch.tensor(lengths)` for each; 'acc' divides by 1.",
+        "`len` of a string counts characters. In UTF-8 an é is two bytes: encode the string, and count then.",
+        "One division of tensors for each key: the list of lengths becomes a tensor like the log-likelihoods. For "
+        "'acc' all lengths are 1.",
     ),
     mistakes={
         "Bytes are counted as characters: in UTF-8, é takes two bytes and 東 three.": (
@@ -323,7 +331,7 @@ def check_multiple_choice_loglikelihood(multiple_choice_loglikelihood, rng):
             "[len(choice) for choice in choices]",
             "[len(choice.split()) for choice in choices]",
         ),
-        "The space before the choice is counted: short choices then get another score than in the harness.": (
+        "The space before the choice is counted: the harness leaves it out, and short choices gain most by it.": (
             "[len(choice) for choice in choices]",
             "[len(choice) + 1 for choice in choices]",
         ),
@@ -340,11 +348,12 @@ def check_multiple_choice_loglikelihood(multiple_choice_loglikelihood, rng):
             "max(sizes) for",
         ),
         "The tokens are counted without the first one.": ("list(n_tokens),\n", "[max(n - 1, 1) for n in n_tokens],\n"),
-        "Empty choices are let through.": (
+        "Empty choices are let through: they have no length to divide by.": (
             "if not all(choices) or not all(n > 0 for n in n_tokens):",
             "if False:",
         ),
-        "Lists of different lengths are let through.": (
+        "Lists of different lengths are let through: a choice is then scored with another one's length, or not at "
+        "all.": (
             "if not len(loglikelihoods) == len(choices) == len(n_tokens):",
             "if False:",
         ),
@@ -357,7 +366,10 @@ def check_normalized_scores(normalized_scores, rng):
     yield "characters, bytes and tokens differ", normalized_scores(scores, choices, [7, 3, 2])
     yield "an empty choice is refused", raised(normalized_scores, torch.tensor([-1.0, -2.0]), ["a", ""], [1, 1])
     yield "a choice of no tokens is refused", raised(normalized_scores, torch.tensor([-1.0, -2.0]), ["a", "b"], [1, 0])
-    yield "two choices, three scores", raised(normalized_scores, torch.tensor([-1.0, -2.0, -3.0]), ["a", "b"], [1, 1])
+    yield (
+        "three scores for two choices are refused",
+        raised(normalized_scores, torch.tensor([-1.0, -2.0, -3.0]), ["a", "b"], [1, 1]),
+    )
 
 
 @observes(
@@ -368,7 +380,8 @@ def check_normalized_scores(normalized_scores, rng):
         "With p = (0.02, 0.01, 0.01) and the first true: which share of 0.04 is that?",
         "e^-2000 is 0 in floating point, but shares need only differences: subtract the largest log-likelihood first. Which "
         "function of torch does that?",
-        "`loglikelihoods.softmax(dim=-1)` are the shares; add up those whose label is 1.",
+        "The softmax of the log-likelihoods gives just these shares, at any size. Add up those whose label is 1; "
+        "refuse bad labels first.",
     ),
     mistakes={
         "The exponential is taken as it is: long answers have p = 0 in floating point, and 0 / 0 is no number.": (
@@ -381,8 +394,8 @@ def check_normalized_scores(normalized_scores, rng):
         ),
         "The share of the false answers is returned.": ("== 1].sum()", "== 0].sum()"),
         "The mean over the true answers is returned: their shares add up.": ("== 1].sum()", "== 1].mean()"),
-        "Only the best true answer counts.": ("== 1].sum()", "== 1].max()"),
-        "This is MC1: 1 if the likeliest choice is true, else 0.": (
+        "Only the best true answer counts: the other true ones hold probability too.": ("== 1].sum()", "== 1].max()"),
+        "What comes out is MC1: 1 if the likeliest choice is true, else 0.": (
             "loglikelihoods.double().softmax(dim=-1)",
             "torch.nn.functional.one_hot(loglikelihoods.argmax(), len(labels)).double()",
         ),
@@ -411,8 +424,14 @@ def check_truthfulqa_mc2(truthfulqa_mc2, rng):
     scores = -8 * torch.rand(7, generator=rng)
     yield "seven answers", truthfulqa_mc2(scores, [1, 0, 0, 1, 1, 0, 0])
     two = torch.tensor([-1.0, -2.0])
-    yield "all true, all false", [raised(truthfulqa_mc2, two, labels) for labels in ([1, 1], [0, 0])]
-    yield "a label of 2, and a label too many", [raised(truthfulqa_mc2, two, labels) for labels in ([1, 2], [1, 0, 0])]
+    yield (
+        "labels that are all true, or all false, are refused",
+        [raised(truthfulqa_mc2, two, labels) for labels in ([1, 1], [0, 0])],
+    )
+    yield (
+        "a label of 2, and a label too many, are refused",
+        [raised(truthfulqa_mc2, two, labels) for labels in ([1, 2], [1, 0, 0])],
+    )
 
 
 @observes(
@@ -423,8 +442,8 @@ def check_truthfulqa_mc2(truthfulqa_mc2, rng):
         "First look for '####' with a number right after it. Only if there is none, and strict is off, take the last number of the text.",
         "A number: perhaps a minus, perhaps a $, then digits in groups of three with commas or digits alone, then perhaps a point "
         "and digits. `re.search` finds the first, `re.findall` all.",
-        r"`(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?`. A minus with a digit before it subtracts: `(?<!\d)` looks back. Take out $ and commas "
-        "before `float`.",
+        "`(?:,\\d{3})+` stands for groups of a comma and three digits; let it be tried before digits alone. A "
+        "minus with a digit before it subtracts: `(?<!\\d)` looks back. Take out $ and commas before `float`.",
     ),
     mistakes={
         "The last '####' is taken: a model that goes on with a question of its own then answers that one.": (
@@ -444,12 +463,12 @@ def check_truthfulqa_mc2(truthfulqa_mc2, rng):
             r"\d{1,3}(?:,\d{3})+(?!\d)|\d+)",
             r"\d+(?:,\d+)*)",
         ),
-        "The minus is not read.": (r'r"(?<!\d)[-−]?\$?(?:\d', r'r"(?<!\d)\$?(?:\d'),
+        "The minus is not read: -7 comes out as 7.": (r'r"(?<!\d)[-−]?\$?(?:\d', r'r"(?<!\d)\$?(?:\d'),
         "Every minus is taken for a sign: '9-4' ends with 4, not with -4.": (
             r'r"(?<!\d)[-−]?\$?(?:\d',
             r'r"[-−]?\$?(?:\d',
         ),
-        "The decimals are cut off.": (r"\d+)(?:\.\d+)?|", r"\d+)|"),
+        "A decimal point ends the number: 0.25 is read as 0 or as 25.": (r"\d+)(?:\.\d+)?|", r"\d+)|"),
         "A $ between '####' and the number is not skipped.": [
             ('rf"####[\\s$]*({number})"', 'rf"####\\s*({number})"'),
             (r'r"(?<!\d)[-−]?\$?(?:\d', r'r"(?<!\d)[-−]?(?:\d'),

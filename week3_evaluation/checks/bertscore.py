@@ -78,8 +78,9 @@ def _toy(rng):
         "`list(dict.fromkeys(texts))` are the distinct texts in order. Sort their numbers by the length of their token ids and go "
         "through them in steps of batch_size; `pad_sequence(..., batch_first=True, padding_value=tokenizer.pad_token_id)` makes "
         "a batch, and the mask is `torch.arange(longest) < lengths[:, None]`.",
-        "Call `model(padded, attention_mask=mask.long(), output_hidden_states=True)` inside `with inference(model):`. Cut each "
-        "row to its own length, keep it under its text in a dict, and look the texts up in their first order.",
+        "The model gets the padded ids, the mask as whole numbers, and output_hidden_states=True; "
+        "`inference(model)` switches dropout and gradients off, and dropout on again. Cut each row to its own "
+        "length, keep it under its text in a dict, and look the texts up in their first order.",
     ),
     mistakes={
         "The model is not told what is padding: each token also attends to it, and its embedding depends on the batch.": (
@@ -94,7 +95,7 @@ def _toy(rng):
             "(row, states[: len(row)])",
             "(F.pad(row, (0, len(states) - len(row))), states)",
         ),
-        "Always the last layer, whatever `layer` says.": ("hidden_states[layer]", "hidden_states[-1]"),
+        "The last layer is taken, whatever `layer` says.": ("hidden_states[layer]", "hidden_states[-1]"),
         "The layer is one off: hidden_states[0] is the input of the first block, before any layer.": (
             "hidden_states[layer]",
             "hidden_states[layer + 1 if 0 <= layer < len(output.hidden_states) - 1 else layer]",
@@ -154,7 +155,10 @@ def check_embed_tokens(embed_tokens, rng):
     )
     model.train()
     yield "a model with dropout", embed_tokens(["the old owl", "a red kite"], model, tokenizer)
-    yield "it comes back in training mode, and no gradients were asked for", [model.training, model.gradients]
+    yield (
+        "whether the model is in training mode afterwards, and whether gradients were recorded",
+        [model.training, model.gradients],
+    )
 
 
 def _match_inputs(rng, batch=3, m=5, n=4, dim=6):
@@ -242,7 +246,7 @@ def _each_once(candidates, references, candidate_weights, reference_weights, can
                 "best_of_reference).sum(dim=1) / reference_mask.sum(dim=1)",
             ),
         ],
-        "A token of weight 0 cannot be matched either: it is only left out of the mean.": [
+        "A token of weight 0 cannot be matched either: it should only be left out of the mean.": [
             ("~reference_mask[:, None, :]", "~(reference_mask & (reference_weights > 0))[:, None, :]"),
             ("~candidate_mask[:, :, None]", "~(candidate_mask & (candidate_weights > 0))[:, :, None]"),
         ],
@@ -318,7 +322,8 @@ def check_greedy_match(greedy_match, rng):
     hints=(
         "df is a number of *sentences*: how many have the token at least once.",
         "`set(token_ids)` holds each token of a sentence once; add 1 to the counts at these places.",
-        "Start from `torch.zeros(vocab_size)`; at the end `torch.log((M + 1) / (counts + 1))`, which is ln(M + 1) where the count is 0.",
+        "Start from zeros for the whole vocabulary: most tokens are in no sentence at all. At the end the formula "
+        "is applied to all counts at once, and those tokens get ln(M + 1).",
     ),
     mistakes={
         "Each occurrence is counted: a token counts once in a sentence, however often it comes there.": (
@@ -338,7 +343,7 @@ def check_greedy_match(greedy_match, rng):
             "(counts + 1) / (len(sentences) + 1)",
         ),
         "The logarithm is to base 2; the formula and the package take the natural one.": ("torch.log(", "torch.log2("),
-        "No logarithm: the inverse document frequency itself, which rare words dominate.": (
+        "The logarithm is missing: a few rare words then outweigh all the others.": (
             "torch.log(torch.tensor(len(sentences) + 1.0) / (counts + 1))",
             "(len(sentences) + 1) / (counts + 1)",
         ),
@@ -386,7 +391,7 @@ def check_idf_weights(idf_weights, rng):
             "weights[[tokenizer.cls_token_id, tokenizer.sep_token_id]] = 0",
             "weights[tokenizer.all_special_ids] = 0",
         ),
-        "`idf` is not used: every token weighs 1.": ("    if idf:", "    if False:"),
+        "`idf` is not used: every word weighs 1.": ("    if idf:", "    if False:"),
         "idf is counted over the candidates: then a system's own habits set the weights, and each system has others.": (
             "[token_ids.tolist() for token_ids, _ in sides[1]]",
             "[token_ids.tolist() for token_ids, _ in sides[0]]",
@@ -395,7 +400,7 @@ def check_idf_weights(idf_weights, rng):
             "[token_ids.tolist() for token_ids, _ in sides[1]]",
             "[token_ids.tolist() for token_ids, _ in embedded]",
         ),
-        "`layer` is not handed on: always the last layer.": (
+        "`layer` is not handed on: it is always the last layer that is compared.": (
             "embed_tokens(texts, model, tokenizer, layer, batch_size)",
             "embed_tokens(texts, model, tokenizer, -1, batch_size)",
         ),
@@ -403,7 +408,10 @@ def check_idf_weights(idf_weights, rng):
             "scores[rows] = torch.stack",
             "scores[start : start + len(rows)] = torch.stack",
         ),
-        "Of several references only the first is used.": ("part.amax(dim=0)", "part[0]"),
+        "Of several references only the first is used: the others are right answers too.": (
+            "part.amax(dim=0)",
+            "part[0]",
+        ),
         "The scores of several references are averaged: a candidate needs to be like one of them, not like all.": (
             "part.amax(dim=0)",
             "part.mean(dim=0)",
@@ -412,7 +420,7 @@ def check_idf_weights(idf_weights, rng):
             "part.amax(dim=0)",
             "part[part[:, 2].argmax()]",
         ),
-        "One number for all pairs is given, not one for each.": (
+        "One number for all pairs comes out, not one for each.": (
             "return precision, recall, f1",
             "return precision.mean(), recall.mean(), f1.mean()",
         ),
@@ -440,8 +448,11 @@ def check_bert_score(bert_score, rng):
     yield "three or four references, short and long, for six candidates", score(list(SENTENCES), several)
     yield "an empty candidate, an empty reference, both", score(["", "owl", ""], ["the fox", "", ""])
     bad = ((["a"], ["a", "b"]), ([], []), (["a"], [[]]), ("a", ["a"]), (["a"], "a"), (["a"], [None]), ([3], ["a"]))
-    yield "unequal lengths, no pairs, no references", [raised(score, *pairs) for pairs in bad[:3]]
-    yield "strings for lists, and items that are no strings", [raised(score, *pairs) for pairs in bad[3:]]
+    yield "unequal lengths, no pairs, and no references are refused", [raised(score, *pairs) for pairs in bad[:3]]
+    yield (
+        "strings in place of lists, and items that are no strings, are refused",
+        [raised(score, *pairs) for pairs in bad[3:]],
+    )
 
 
 @observes(
@@ -451,12 +462,18 @@ def check_bert_score(bert_score, rng):
     hints=(
         "A straight line: which two of its points does the docstring give?",
         "Subtract what becomes 0, then divide by what 1 has become.",
-        "1 - baseline is what 1 has become.",
+        "A perfect match now has 1 - baseline, and it is to have 1.",
     ),
     mistakes={
         "Only the baseline is subtracted: a perfect match then gets 1 - baseline, not 1.": (" / (1 - baseline)", ""),
-        "It is divided by the baseline: that makes a perfect match anything but 1.": ("/ (1 - baseline)", "/ baseline"),
-        "It is divided by 1 + baseline.": ("/ (1 - baseline)", "/ (1 + baseline)"),
+        "The difference is divided by the baseline: a perfect match then gets 1 only where the baseline is 0.5.": (
+            "/ (1 - baseline)",
+            "/ baseline",
+        ),
+        "The difference is divided by 1 + baseline: a perfect match then does not get 1.": (
+            "/ (1 - baseline)",
+            "/ (1 + baseline)",
+        ),
         "Negative scores are cut to 0: a pair worse than unrelated ones should be seen as such.": (
             "(scores - baseline) / (1 - baseline)",
             "((scores - baseline) / (1 - baseline)).clamp(min=0)",
@@ -482,8 +499,9 @@ def check_rescale_with_baseline(rescale_with_baseline, rng):
         "Compute the example of the docstring by hand. The mean of (1, 0) and (0, -2) is (0.5, -1); what are its extrema?",
         "extrema: `amax` and `amin` over the words; the maximum stays where it is greater than minus the minimum. greedy: the "
         "matrix of cosines, its row maxima and its column maxima.",
-        "`F.cosine_similarity(a, b, dim=0)` for single vectors; `F.normalize(candidate, dim=-1) @ F.normalize(reference, dim=-1).T` "
-        "for the matrix. Average the row maxima and the column maxima each for itself, then the two means.",
+        "`F.cosine_similarity` with dim=0 compares two single vectors. For the matrix divide all vectors by their "
+        "lengths (`F.normalize`), and multiply. Average the row maxima and the column maxima each for itself, then "
+        "the two means.",
     ),
     mistakes={
         "extrema takes the maximum: a value far below 0 is as telling as one far above.": (
@@ -494,7 +512,8 @@ def check_rescale_with_baseline(rescale_with_baseline, rng):
             "torch.where(high > -low, high, low)",
             "torch.where(high > -low, high, -low)",
         ),
-        "extrema takes the value nearest to 0.": (
+        "extrema takes the weaker end of each dimension: the minimum where the maximum is farther from 0, and the "
+        "other way round.": (
             "torch.where(high > -low, high, low)",
             "torch.where(high > -low, low, high)",
         ),
@@ -510,11 +529,11 @@ def check_rescale_with_baseline(rescale_with_baseline, rng):
             "(cosines.amax(dim=1).mean().item() + cosines.amax(dim=0).mean().item()) / 2",
             "cosines.mean().item()",
         ),
-        "Dot products instead of cosines in greedy: a long vector beats a similar one.": (
+        "greedy takes dot products, not cosines: a long vector then beats a similar one.": (
             "F.normalize(candidate, dim=-1) @ F.normalize(reference, dim=-1).T",
             "candidate @ reference.T",
         ),
-        "Dot products instead of cosines for average: it grows with the lengths of the vectors.": (
+        "average takes a dot product, not a cosine: it grows with the lengths of the vectors.": (
             "F.cosine_similarity(candidate.mean(dim=0), reference.mean(dim=0), dim=0).item()",
             "(candidate.mean(dim=0) @ reference.mean(dim=0)).item()",
         ),
@@ -522,7 +541,7 @@ def check_rescale_with_baseline(rescale_with_baseline, rng):
             "F.cosine_similarity(candidate.mean(dim=0), reference.mean(dim=0), dim=0)",
             "F.cosine_similarity(F.normalize(candidate, dim=-1).mean(dim=0), F.normalize(reference, dim=-1).mean(dim=0), dim=0)",
         ),
-        "A text without words is not provided for.": (
+        "A text without words is not provided for: there is neither a mean nor a largest value of no vectors.": (
             '    if len(candidate) == 0 or len(reference) == 0:\n        return {"average": 0.0, "extrema": 0.0, "greedy": 0.0}\n',
             "",
         ),

@@ -57,9 +57,9 @@ QUANTILES = "torch.quantile(results, torch.tensor([tail, 1 - tail], dtype=torch.
     hints=(
         "Your items stand for all the items that could have been asked. Play the sampling again: draw as many items, from "
         "yours, with replacement, and compute the statistic. Do that `n_resamples` times. How far do the results spread?",
-        "`torch.randint(n, (n_resamples, n), generator=generator)` gives all draws at once, and `values[index]` is then "
-        "(resample, item, ...): just what `statistic` takes. Paired: use the same index for `other`. Unpaired: draw a new one "
-        "of its own length.",
+        "One call of `torch.randint` draws the items of all resamples, a row for each, and `values[index]` is then "
+        "(resample, item, ...): just what `statistic` takes. Paired: use the same index for `other`. Unpaired: draw "
+        "a new one of its own length. Hand the generator on.",
         "The ends are the quantiles (1 - level) / 2 and 1 - (1 - level) / 2 of the results (`torch.quantile`); for two sides, of "
         "the difference of the two results, resample by resample. Return two floats.",
     ),
@@ -74,8 +74,8 @@ QUANTILES = "torch.quantile(results, torch.tensor([tail, 1 - tail], dtype=torch.
                 "index = torch.rand(n_resamples, len(other), generator=generator).argsort(dim=1)",
             ),
         ],
-        "These are quantiles of the items, not of the statistic: they tell how the items spread, and do not shrink with more "
-        "items.": (
+        "The ends are quantiles of the items, not of the statistic: they tell how the items spread, and do not "
+        "come closer with more items.": (
             "statistic(values.double()[index])",
             "statistic(values.double()[index[:, :1]])",
         ),
@@ -87,17 +87,16 @@ QUANTILES = "torch.quantile(results, torch.tensor([tail, 1 - tail], dtype=torch.
             "    results = 2 * center - results\n"
             "    low, high = ",
         ),
-        "This is the estimate ± z standard errors, always symmetric, and of the mean only: no resampling is in it.": (
-            _normal_approximation
-        ),
+        "What comes out is the estimate ± z standard errors, always symmetric, and of the mean only: no resampling "
+        "is in it.": (_normal_approximation),
         "The last item is never drawn: randint's upper end is exclusive already.": (
             "index = torch.randint(len(values), ",
             "index = torch.randint(max(len(values) - 1, 1), ",
         ),
         "Paired scores are resampled apart: what makes an item hard for both sides no longer cancels, and the interval is far "
         "too wide.": ("if not paired:", "if True:"),
-        "Unpaired sides share one draw of items: their errors, which have nothing to do with each other, cancel or fail to "
-        "fit.": ("if not paired:", "if not paired and len(values) != len(other):"),
+        "Unpaired sides share one draw of items: their errors have nothing to do with each other, and now rise and "
+        "fall together.": ("if not paired:", "if not paired and len(values) != len(other):"),
         "The difference has the wrong sign: it is statistic(values) - statistic(other).": (
             "results - statistic(other.double()[index])",
             "statistic(other.double()[index]) - results",
@@ -116,7 +115,7 @@ QUANTILES = "torch.quantile(results, torch.tensor([tail, 1 - tail], dtype=torch.
             ("torch.randint(len(values), (n_resamples,", "torch.randint(len(values), (2000,"),
             ("torch.randint(len(other), (n_resamples,", "torch.randint(len(other), (2000,"),
         ],
-        "This is the estimate and how far the ends are from it: asked for are the two ends.": (
+        "The estimate and the interval's half width are returned: asked for are the two ends.": (
             QUANTILES,
             f"{QUANTILES}\n    center = results.mean().item()\n    low, high = center, (high - low) / 2",
         ),
@@ -195,10 +194,11 @@ def _unpaired_test(first, second, exact=True):
     hints=(
         "Items that both have right, or both wrong, say nothing about which is better. Count the others: b and c. If the models "
         "were equally good, each of these b + c items would fall to either side like a coin.",
-        "`(first & ~second).sum()` is b. The chance of min(b, c) heads or fewer in n = b + c throws is "
-        "Σ comb(n, k) / 2^n for k = 0 … min(b, c); two-sided is twice that, and never above 1.",
-        "Sum `math.comb(n, k)` as whole numbers and divide by `2**n` once: floats overflow from n = 1,030 on. The other way: "
-        "x = max(abs(b - c) - 1, 0) ** 2 / n, and p = math.erfc(math.sqrt(x / 2)). Mind n = 0.",
+        "b counts the items where `first` is True and `second` is not: & and ~ work on whole tensors of True and "
+        "False. The chance of min(b, c) heads or fewer in n = b + c throws is Σ comb(n, k) / 2^n for k = 0 … min(b, "
+        "c); two-sided is twice that, and never above 1.",
+        "Sum the binomials (`math.comb`) as whole numbers and divide by 2^n once: floats overflow from n = 1,030 "
+        "on. The other way is the docstring's formula with `math.erfc`. Mind n = 0 in both.",
     ),
     mistakes={
         "The test is one-sided: before the measurement either model could have been the better one.": (
@@ -213,12 +213,15 @@ def _unpaired_test(first, second, exact=True):
             "n = b + c",
             "n = len(first)",
         ),
-        "This compares two proportions as if two different sets of items had been asked: the pairing is lost.": _unpaired_test,
+        "Two proportions are compared as if two different sets of items had been asked: the pairing is lost.": _unpaired_test,
         "The binomial tail is a single term: P(X = min(b, c)), not P(X <= min(b, c)).": (
             "sum(math.comb(n, k) for k in range(min(b, c) + 1))",
             "math.comb(n, min(b, c))",
         ),
-        "The tail ends one term too early: range leaves out its end.": ("range(min(b, c) + 1)", "range(min(b, c))"),
+        "The tail ends one term too early: the outcome that was seen belongs to it.": (
+            "range(min(b, c) + 1)",
+            "range(min(b, c))",
+        ),
         "The tail is taken at the larger of b and c: p is then large just where the models differ.": (
             "range(min(b, c) + 1)",
             "range(max(b, c) + 1)",
@@ -331,8 +334,8 @@ def check_mcnemar(mcnemar, rng):
             "points / judged if judged",
             "points / n if n",
         ),
-        'Shares of one place are counted over single replies: a judge who is right also says "first" half of the time. Count the '
-        "items where it said so both times.": [
+        'Shares of one place are counted over single replies: a judge who is right also says "first" half of the '
+        "time. A liking shows where it is said both times.": [
             ('said.count(("first", "first")) / n', 'sum(both.count("first") for both in said) / (2 * n)'),
             ('said.count(("second", "second")) / n', 'sum(both.count("second") for both in said) / (2 * n)'),
         ],
@@ -379,10 +382,10 @@ def check_pairwise_judge(pairwise_judge, rng):
         return pairwise_judge(scripted, questions, [f"a{i}" for i in order], [f"b{i}" for i in order])
 
     for name in ("agrees on a", "agrees on b", "likes the first place", "ties", "half a win of a"):
-        yield f"one item, on which the judge {name}: replies {script[name]}", run([name])
+        yield f"one item, '{name}': the replies are {script[name]}", run([name])
     yield "eleven items in random order", run(list(script))
-    yield "calls of the judge", len(calls)
-    yield "calls, sorted", sorted(calls)
+    yield "how often the judge was asked", len(calls)
+    yield "what the judge was asked, sorted", sorted(calls)
     yield "with three replies that cannot be read", run([*script, *broken])
     yield "only replies that cannot be read", run(["is silent"])
     yield "lists of unequal length are refused", raised(pairwise_judge, longer, ["q"], ["a", "aa"], ["b"])

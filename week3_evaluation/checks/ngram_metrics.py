@@ -62,15 +62,19 @@ def _all_orders(tokens, n):
     hints=(
         "Slide a window of n tokens over the list, one step at a time. How many windows fit?",
         "A list cannot be counted, a tuple can. `Counter` counts whatever you give it.",
-        "`Counter(tuple(tokens[i : i + n]) for i in range(...))`, with len(tokens) - n + 1 windows.",
+        "The window that begins at i holds the tokens i to i + n - 1. len(tokens) - n + 1 of them fit, none where "
+        "n is larger than the list. Make each a tuple, and count.",
     ),
     mistakes={
         "Each n-gram is counted once, however often it comes.": (
             "Counter(zip(*(tokens[i:] for i in range(n)), strict=False))",
             "Counter(set(zip(*(tokens[i:] for i in range(n)), strict=False)))",
         ),
-        "The windows do not overlap: the next one begins one token later, not n later.": ("tokens[i:]", "tokens[i::n]"),
-        "The last window is missing: there are len(tokens) - n + 1 of them.": ("tokens[i:]", "tokens[i:-1]"),
+        "The windows do not overlap: each begins n tokens after the one before, so most n-grams are missed.": (
+            "tokens[i:]",
+            "tokens[i::n]",
+        ),
+        "The last window is missing: the one that ends with the last token.": ("tokens[i:]", "tokens[i:-1]"),
         "Shorter n-grams are counted too: only those of n tokens are asked for.": _all_orders,
         "The order inside an n-gram is lost: (a, b) and (b, a) are two.": (
             "zip(*(tokens[i:] for i in range(n)), strict=False)",
@@ -111,8 +115,9 @@ _PENALTY = "min(1.0, math.exp(1 - reference_length / candidate_length))"
         "the closest references. Only then divide.",
         "An n-gram may match as often as the reference that has it most: the maximum of the counts over the references, "
         "`a | b` of two Counters. The match is the smaller of this and the candidate's count.",
-        "`min((abs(len(r) - len(c)), len(r)) for r in refs)[1]` is the closest length. Hand matches and totals to "
-        "`smoothed_precisions`; a zero among its values, or no match at all, gives 0. Else the penalty times exp of the mean log.",
+        "The closest length: make a pair of distance and length for each reference, for Python orders pairs by the "
+        "first, then by the second. Hand matches and totals to `smoothed_precisions`; a zero among its values, or no "
+        "match at all, gives 0. Else the penalty times exp of the mean log.",
     ),
     mistakes={
         'Matches are not clipped: "the the the" would be perfect against any reference with one "the".': (
@@ -123,17 +128,20 @@ _PENALTY = "min(1.0, math.exp(1 - reference_length / candidate_length))"
             _MATCHES,
             "len(counts.keys() & allowed.keys())",
         ),
-        "The counts of several references are added up: an n-gram counts as often as in the one that has it most.": (
+        "The counts of several references are added up: an n-gram may match as often as in the one that has it most.": (
             "allowed |= ngram_counts(other, n)",
             "allowed += ngram_counts(other, n)",
         ),
-        "Only the first reference is searched for matches.": ("for other in reference_tokens[1:]", "for other in ()"),
+        "Only the first reference is searched for matches: the others are right translations too.": (
+            "for other in reference_tokens[1:]",
+            "for other in ()",
+        ),
         "Each sentence is scored and the scores are averaged: BLEU adds up the counts of the corpus, then divides.": _mean_of_sentences,
-        "There is no brevity penalty: one sure word would be a perfect translation.": (
+        "There is no brevity penalty: a few sure words would be a perfect translation.": (
             "return brevity_penalty * math",
             "return math",
         ),
-        "The brevity penalty rewards long candidates: it is never above 1.": (
+        "The brevity penalty goes above 1, so long candidates are rewarded: it is there to punish short ones only.": (
             _PENALTY,
             "math.exp(1 - reference_length / candidate_length)",
         ),
@@ -146,7 +154,8 @@ _PENALTY = "min(1.0, math.exp(1 - reference_length / candidate_length))"
             "min(len(other) for other in reference_tokens)",
         ),
         "The length is compared with the first reference, not the closest.": (_CLOSEST, "len(reference_tokens[0])"),
-        "Of two references that are equally close, the longer is taken.": (
+        "Of two references that are equally close, the longer is taken, which punishes the candidate more than the "
+        "shorter would.": (
             _CLOSEST,
             "min((abs(len(other) - len(tokens)), -len(other), len(other)) for other in reference_tokens)[2]",
         ),
@@ -162,7 +171,7 @@ _PENALTY = "min(1.0, math.exp(1 - reference_length / candidate_length))"
             "max(len(tokens) - n + 1, 0)",
             "allowed.total()",
         ),
-        "Only the longest n-grams are scored: all orders from 1 on count.": (
+        "Only the longest n-grams are counted: all other precisions stay 0, and with them the score.": (
             "range(1, max_order + 1)",
             "range(max_order, max_order + 1)",
         ),
@@ -170,15 +179,17 @@ _PENALTY = "min(1.0, math.exp(1 - reference_length / candidate_length))"
             ("tokenize_13a(candidate)", "tokenize_13a(candidate.lower())"),
             ("tokenize_13a(text)", "tokenize_13a(text.lower())"),
         ],
-        "The text is cut at spaces, so that a word and its comma are another word: use tokenize_13a.": [
+        "The text is cut at spaces, so that a word and the comma after it are one other word: here a mark is a "
+        "word of its own.": [
             ("tokenize_13a(candidate)", "candidate.split()"),
             ("tokenize_13a(text)", "text.split()"),
         ],
-        "The smoothing has no effect.": (
+        "The smoothing has no effect: a zero stays a zero, whatever is asked for.": (
             "smoothed_precisions(matches, totals, smoothing)",
             'smoothed_precisions(matches, totals, "none")',
         ),
-        "A corpus without any match gets a score from the smoothing: it is 0.": (
+        "A corpus without any match gets a score from the smoothing: with nothing in common there is nothing to "
+        "smooth.": (
             "not any(matches) or not all",
             "not all",
         ),
@@ -190,24 +201,27 @@ _PENALTY = "min(1.0, math.exp(1 - reference_length / candidate_length))"
 )
 def check_bleu(bleu, rng):
     two = ["the cat is on the mat", "there is a cat on the mat"]
-    yield "the paper's example: seven times the", bleu(["the the the the the the the"], [two], 1)
-    yield "twice on the, unigrams", bleu(["on the on the mat a mat"], [two], 1)
+    yield 'the paper\'s example: seven times "the"', bleu(["the the the the the the the"], [two], 1)
+    yield '"on the" twice, single words', bleu(["on the on the mat a mat"], [two], 1)
     yield "a match in the second reference only", bleu(["there is a dog"], [two], 2)
     yield "one reference, given as a string", bleu(["a small cat is on the mat now"], ["the cat is on the mat now"])
     yield "too short", bleu(["the cat is on"], ["the cat is on the mat"])
     yield "longer than the reference", bleu(["the cat is on the mat today"], ["the cat is on the mat"])
     lengths = ["a b c d e f g h", "a b c d e f", "a b c"]
-    yield "six, eight and three words for five", bleu(["a b c d e"], [lengths])
-    yield "four and eight words for six", bleu(["a b c d e f"], [["a b c d e f g h", "a b c d"]])
+    yield "references of eight, six and three words for five", bleu(["a b c d e"], [lengths])
+    yield "references of eight and four words for six", bleu(["a b c d e f"], [["a b c d e f g h", "a b c d"]])
     yield (
-        "eight and twelve words for ten",
+        "references of twelve and eight words for ten",
         bleu(["a b c d e f g h i j"], [["a b c d e f g h i j k l", "a b c d e f g h"]], 2),
     )
     yield "two sentences of different lengths", bleu(["a b c d e x y z", "the cat is on"], [["a b c d e f"], two])
     for max_order in (1, 2, 3):
         yield f"max_order = {max_order}", bleu(["a b x d e f g", "c d e"], ["a b c d e f g", "c d x"], max_order)
-    yield "case and punctuation", bleu(['"The cat," he said, is on the mat.'], ["The cat, he said, is on the mat."], 2)
-    yield "The and the", bleu(["The the cat sat"], ["the the dog sat"], 1)
+    yield (
+        "a comma and quotation marks",
+        bleu(['"The cat," he said, is on the mat.'], ["The cat, he said, is on the mat."], 2),
+    )
+    yield "capitals: The and the", bleu(["The the cat sat"], ["the the dog sat"], 1)
     yield "no pair of words in common: 0", bleu(["b a d c"], ["a b c d"])
     for smoothing in ("floor", "add-k", "exp"):
         yield f"no trigram in common, {smoothing}", bleu(["a b x c d"], ["a b c d e"], smoothing=smoothing)
@@ -259,7 +273,8 @@ _OVERLAP = "sum(min(counts[gram], others[gram]) for gram in counts.keys() & othe
             _OVERLAP,
             "len(counts.keys() & others.keys())",
         ),
-        "The overlap is not clipped: a word that the candidate repeats is shared as often as the reference has it.": (
+        "The overlap is not clipped: a word that the candidate repeats is shared more often than the reference has "
+        "it.": (
             _OVERLAP,
             "sum(counts[gram] for gram in counts.keys() & others.keys())",
         ),
@@ -275,7 +290,10 @@ _OVERLAP = "sum(min(counts[gram], others[gram]) for gram in counts.keys() & othe
             "2 * precision * recall / (precision + recall)",
             "(precision + recall) / 2",
         ),
-        "Only the first reference is read.": ("return max(scores, key=lambda score: score[2])", "return scores[0]"),
+        "Only the first reference is read: the best of all of them counts.": (
+            "return max(scores, key=lambda score: score[2])",
+            "return scores[0]",
+        ),
         "The reference with the best recall is taken: the best F1 decides.": (
             "return max(scores, key=lambda score: score[2])",
             "return max(scores, key=lambda score: score[1])",
@@ -284,12 +302,12 @@ _OVERLAP = "sum(min(counts[gram], others[gram]) for gram in counts.keys() & othe
             "return max(scores, key=lambda score: score[2])",
             "return tuple(map(max, zip(*scores, strict=True)))",
         ),
-        "All references are put into one bag: each is compared alone.": _pooled,
-        "n is ignored: these are single words.": [
+        "All references are put into one bag: words of several then make up a reference that nobody wrote.": _pooled,
+        "n is ignored: it is always single words that are counted.": [
             ("tokenize_rouge(candidate, stemmed), n)", "tokenize_rouge(candidate, stemmed), min(n, 1))"),
             ("tokenize_rouge(reference, stemmed), n)", "tokenize_rouge(reference, stemmed), min(n, 1))"),
         ],
-        "`stemmed` has no effect.": [
+        "`stemmed` has no effect: walks and walked stay two words.": [
             ("tokenize_rouge(candidate, stemmed)", "tokenize_rouge(candidate)"),
             ("tokenize_rouge(reference, stemmed)", "tokenize_rouge(reference)"),
         ],
@@ -297,14 +315,15 @@ _OVERLAP = "sum(min(counts[gram], others[gram]) for gram in counts.keys() & othe
             "tokenize_rouge(reference, stemmed)",
             "tokenize_rouge(reference)",
         ),
-        "The text is cut at spaces: ROUGE has no punctuation and no capitals; use tokenize_rouge.": [
+        "The text is cut at spaces: 'Mat!' and 'mat' are then two words, and ROUGE knows neither punctuation nor "
+        "capitals.": [
             ("tokenize_rouge(candidate, stemmed)", "candidate.split()"),
             ("tokenize_rouge(reference, stemmed)", "reference.split()"),
         ],
     },
 )
 def check_rouge_n(rouge_n, rng):
-    yield "the cat sat, the cat", rouge_n("the cat sat", "the cat")
+    yield "the example of the docstring", rouge_n("the cat sat", "the cat")
     yield "repeated words", rouge_n("the cat the dog the the", "the cat and the hen saw the pig")
     yield "pairs of words", rouge_n("the cat is on the mat", "a cat is on the red mat today", 2)
     yield "punctuation and capitals", rouge_n("The cat, on the mat!", '"the CAT" is on a mat')
@@ -312,8 +331,8 @@ def check_rouge_n(rouge_n, rng):
     yield "the same without stems", rouge_n("the dogs walked away", "a dog walks far away")
     several = ["a b", "a b c d e f g", "a b c x y", "q"]
     yield "several references", rouge_n("a b c d", several)
-    yield "one word of recall, four of precision", rouge_n("a b c d e f g h", ["a", "a b c x y z"])
-    yield "longer than the text", rouge_n("a b", "a b", 3)
+    yield "the best recall and the best F1 in different references", rouge_n("a b c d e f g h", ["a", "a b c x y z"])
+    yield "n-grams longer than the text", rouge_n("a b", "a b", 3)
     yield "an empty candidate, an empty reference", [rouge_n("", "a b"), rouge_n("a b", ""), rouge_n("?", "!")]
     for n in (1, 2, 3):
         (candidate,), (group,) = _corpus(rng, 1, 1)
@@ -377,21 +396,25 @@ def _takes_the_first(words, others):
         "left out. What are the two smaller problems?",
         "Fill a table: length[i][j] is the longest for the first i words of one and the first j of the other. Equal words: "
         "length[i-1][j-1] + 1; else the larger of length[i-1][j] and length[i][j-1]. Row and column 0 are zeros.",
-        "The corner of the table over the number of words on each side: `precision_recall_f1(longest, n_candidate, n_reference)`. Then "
-        "the reference with the best F1.",
+        "The last entry of the table, and the number of words on each side: these three are what "
+        "`precision_recall_f1` takes. Then the reference with the best F1.",
     ),
     mistakes={
         "The longest common run is measured: a subsequence may leave words out on either side.": _best_over(_substring),
         "The order of the words is ignored: this counts the words that both have, as ROUGE-1 does.": _best_over(_bag),
-        "Words match only where they stand at the same place.": _best_over(_same_place),
+        "Words match only where they stand at the same place: one word more at the start, and nothing does.": _best_over(
+            _same_place
+        ),
         "Each word takes the next place where the reference has it, for good: a word can be worth leaving out.": _best_over(
             _takes_the_first
         ),
-        "Equal words add 1 to the wrong entry, so that one word of the candidate matches several: it is length[i-1][j-1] + 1.": (
+        "Equal words go on from the entry beside them, which has used this word already: one word of the candidate "
+        "then matches several.": (
             "longest[j] = before + 1",
             "longest[j] = longest[j - 1] + 1",
         ),
-        "Where the words differ, only one of the two smaller problems is looked at: it is the larger of both.": (
+        "Where the words differ, only one of the two smaller problems is looked at: a word may be left out on "
+        "either side.": (
             "elif longest[j - 1] > above:",
             "elif False:",
         ),
@@ -399,20 +422,24 @@ def _takes_the_first(words, others):
             "precision_recall_f1(longest[-1], len(tokens), len(others))",
             "precision_recall_f1(longest[-1], len(others), len(tokens))",
         ),
-        "Only the first reference is read.": ("return max(scores, key=lambda score: score[2])", "return scores[0]"),
+        "Only the first reference is read: the best of all of them counts.": (
+            "return max(scores, key=lambda score: score[2])",
+            "return scores[0]",
+        ),
         "The reference with the best recall is taken: the best F1 decides.": (
             "return max(scores, key=lambda score: score[2])",
             "return max(scores, key=lambda score: score[1])",
         ),
-        "`stemmed` has no effect.": [
+        "`stemmed` has no effect: walks and walked stay two words.": [
             ("tokenize_rouge(candidate, stemmed)", "tokenize_rouge(candidate)"),
             ("tokenize_rouge(reference, stemmed)", "tokenize_rouge(reference)"),
         ],
-        "The text is cut at spaces: ROUGE has no punctuation and no capitals; use tokenize_rouge.": [
+        "The text is cut at spaces: 'Mat!' and 'mat' are then two words, and ROUGE knows neither punctuation nor "
+        "capitals.": [
             ("tokenize_rouge(candidate, stemmed)", "candidate.split()"),
             ("tokenize_rouge(reference, stemmed)", "reference.split()"),
         ],
-        "Letters are compared, not words.": [
+        "Letters are compared, not words: any two English texts have many of them in the same order.": [
             ("tokenize_rouge(candidate, stemmed)", '"".join(tokenize_rouge(candidate, stemmed))'),
             ("tokenize_rouge(reference, stemmed)", '"".join(tokenize_rouge(reference, stemmed))'),
         ],
@@ -427,7 +454,7 @@ def check_rouge_l(rouge_l, rng):
     yield "punctuation and capitals", rouge_l("The cat, on the mat!", '"the CAT" is on a mat')
     yield "stems", rouge_l("the dogs walked away", "a dog walks far away", True)
     yield "several references", rouge_l("a b c d", ["q", "a b", "a x b c y d e f g", "a b c x"])
-    yield "one word of recall, three of precision", rouge_l("a b c d e f g h", ["a x b c y z", "a"])
+    yield "the best recall and the best F1 in different references", rouge_l("a b c d e f g h", ["a x b c y z", "a"])
     yield "an empty candidate, an empty reference", [rouge_l("", "a b"), rouge_l("a b", ""), rouge_l("?", "!")]
     for label in ("thirty", "other"):
         yield f"{label} random words", rouge_l(_text(rng, 30, 30), _text(rng, 20, 25), label == "other")
@@ -471,14 +498,17 @@ _F_MEAN = "10 * precision * recall / (recall + 9 * precision)"
         "over the references.",
     ),
     mistakes={
-        "Stems are not matched: dogs and dog are two words here.": ("for form in (str, stem)", "for form in (str,)"),
-        "Stems are matched at once: equal words come first, in a pass of their own.": (
+        "Stems are not matched: dogs and dog are then two words.": ("for form in (str, stem)", "for form in (str,)"),
+        "Stems are matched at once: a stem can then take the place of an equal word, which should come first.": (
             "for form in (str, stem)",
             "for form in (stem,)",
         ),
-        "A word of the reference is matched more than once.": ("].pop()", "][-1]"),
-        "The first free word of the reference is taken, not the last.": ("].pop()", "].pop(0)"),
-        "The candidate is read from its first word: it goes from the last to the first.": (
+        "A word of the reference is matched more than once: repeating it would pay.": ("].pop()", "][-1]"),
+        "Of equal words in the reference the first free one is taken, not the last: other pairs make other chunks.": (
+            "].pop()",
+            "].pop(0)",
+        ),
+        "The candidate is read from its first word on, not from its last: other pairs make other chunks.": (
             "reversed(range(len(words)))",
             "range(len(words))",
         ),
@@ -494,8 +524,11 @@ _F_MEAN = "10 * precision * recall / (recall + 9 * precision)"
             "(1 - 0.5 * (n_chunks / len(matched)) ** 3)",
             "1",
         ),
-        "The penalty is not cubed.": (") ** 3)", "))"),
-        "The penalty is not halved: fragments would cost all.": ("(1 - 0.5 * (", "(1 - 1.0 * ("),
+        "The penalty is not cubed: a few fragments then cost much, where they should cost little.": (") ** 3)", "))"),
+        "The penalty is not halved: a text in which no two matches are neighbours would get 0.": (
+            "(1 - 0.5 * (",
+            "(1 - 1.0 * (",
+        ),
         "Chunks are divided by the candidate's words, not by the matches.": (
             "n_chunks / len(matched)",
             "n_chunks / len(words)",
@@ -505,15 +538,18 @@ _F_MEAN = "10 * precision * recall / (recall + 9 * precision)"
             "n_chunks = sum(matched.get(i - 1, -2) != j - 1 for i, j in matched.items())",
             "n_chunks = sum(matched.get(i - 1, -2) != j - 1 for i, j in matched.items()) - 1",
         ),
-        "Only the first reference is read.": ("for reference in group:", "for reference in group[:1]:"),
-        "Capitals are kept: The and the are two words here.": [
+        "Only the first reference is read: the best of all of them counts.": (
+            "for reference in group:",
+            "for reference in group[:1]:",
+        ),
+        "Capitals are kept: The and the are then two words.": [
             ("tokenize_13a(candidate.lower())", "tokenize_13a(candidate)"),
             ("tokenize_13a(reference.lower())", "tokenize_13a(reference)"),
         ],
     },
 )
 def check_meteor(meteor, rng):
-    yield "b c a, a b c", meteor("b c a", "a b c")
+    yield "the example of the docstring", meteor("b c a", "a b c")
     yield "one word of four", meteor("a x y z", "a b")
     yield "the same text", meteor("the cat sat on the mat", "the cat sat on the mat")
     yield "words left out of either", meteor("a x b c d", "a b c y d e f")
@@ -528,7 +564,7 @@ def check_meteor(meteor, rng):
     yield "nothing in common", meteor("a b", "c d")
     yield "an empty candidate, an empty reference", [meteor("", "a b"), meteor("a b", ""), meteor("", "")]
     for n in range(4):
-        yield f"random words, {n}", meteor(_text(rng, 10, 20), [_text(rng, 8, 20)])
+        yield f"random words, {n + 1} of 4", meteor(_text(rng, 10, 20), [_text(rng, 8, 20)])
     yield "no reference is refused", raised(meteor, "a", [])
     yield "None in place of a text is refused", [raised(meteor, None, "a"), raised(meteor, "a", None)]
 
@@ -571,7 +607,7 @@ _BEST = """            totals[i] += max(
             _FREQUENCY,
             "Counter(g for group, own in zip(counts, tokens) for g in set(ngram_counts(own, n)).union(*group))",
         ),
-        "1 is added to df, in place of df = 1 for what no reference has.": (
+        "1 is added to every df: only where no reference has the n-gram should it be 1 in place of 0.": (
             "max(1, frequency[gram])",
             "(1 + frequency[gram])",
         ),
@@ -598,7 +634,7 @@ _BEST = """            totals[i] += max(
             "[total / max_order for total in totals]",
             "sum(totals) / max_order / len(totals)",
         ),
-        "The words are not stemmed.": [
+        "The words are not stemmed: kite and kites are then two words.": [
             (
                 "[tokenize_rouge(text, stemmed=True) for text in candidates]",
                 "[tokenize_rouge(text) for text in candidates]",
@@ -622,7 +658,7 @@ def check_cider(cider, rng):
     yield "empty candidates and references", cider(["", "a dog", "a cat"], ["a cow", "", "a cat"])
     yield "one item: nothing is rare", cider(["a red kite"], ["a red kite"])
     for most in (1, 3):
-        yield f"ten random items, up to {most} references", cider(*_corpus(rng, 10, most))
+        yield f"ten random items, references of each: up to {most}", cider(*_corpus(rng, 10, most))
     yield (
         "no pairs, unequal lengths, no references are refused",
         [raised(cider, *pair) for pair in (([], []), (["a"], ["a", "b"]), (["a"], [[]]))],

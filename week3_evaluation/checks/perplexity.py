@@ -48,8 +48,8 @@ def _from_multiples_of_the_stride(n_tokens, window, stride):
         "Keep one number: `end`, the last token that has been scored so far. A window that reads up to end - 1 predicts it.",
         "First window: end = min(window, n_tokens - 1), all of it scored. Each later one moves `end` on by the stride, or "
         "by what is left, and begins `window` tokens before `end`.",
-        "while end < n_tokens - 1: n_scored = min(stride, n_tokens - 1 - end); end += n_scored; append "
-        "(end - window, end, n_scored). Before all that, refuse what is out of range.",
+        "n_tokens - 1 - end tokens are still to be scored; when none are left you are done. Refuse what is out of "
+        "range before the first window, and follow your steps through the example of the docstring.",
     ),
     mistakes={
         "The first window scores only `stride` tokens: the text's first tokens are never scored.": (
@@ -67,20 +67,21 @@ def _from_multiples_of_the_stride(n_tokens, window, stride):
         "Windows begin at multiples of the stride, the last one too: its tokens see less than a full window before them.": (
             _from_multiples_of_the_stride
         ),
-        "A window holds its own last target: it reads one token too many, or the model one fewer than it can. In "
-        "transformers `labels=` does this.": _as_labels_are_shifted,
+        "A window of `window` tokens holds its own last target, as with `labels=` in transformers: each prediction "
+        "rests on one token fewer than it could.": _as_labels_are_shifted,
         "The last piece is dropped, for it is shorter than the stride: the text's end is never scored.": (
             "while end < n_tokens - 1:",
             "while end + stride <= n_tokens - 1:",
         ),
-        "One window goes on to token n_tokens, which does not exist: the last token has no successor to predict.": [
+        "The last window goes on to token n_tokens, which does not exist: the last token has no successor to "
+        "predict.": [
             ("end = min(window, n_tokens - 1)", "end = min(window, n_tokens)"),
             ("while end < n_tokens - 1:", "while end < n_tokens:"),
             ("min(stride, n_tokens - 1 - end)", "min(stride, n_tokens - end)"),
         ],
-        "A stride greater than the window is accepted: the tokens in between are scored by windows that cannot see up to "
-        "them.": ("if not 1 <= stride <= window:", "if not 1 <= stride:"),
-        "A text of one token gives an empty window or none, and its perplexity is that of nothing: it should be refused.": (
+        "A stride greater than the window is accepted: some tokens then fall between two windows, and what stands "
+        "right before them is read by none.": ("if not 1 <= stride <= window:", "if not 1 <= stride:"),
+        "A text of one token is accepted: it leaves nothing to predict, and a perplexity of nothing is no number.": (
             "if n_tokens < 2:",
             "if n_tokens < 1:",
         ),
@@ -95,11 +96,11 @@ def check_rolling_windows(rolling_windows, rng):
     n, window, part = (int(torch.randint(low, high, (), generator=rng)) for low, high in ((150, 190), (12, 21), (3, 6)))
     yield "a long text", rolling_windows(n, window, window // part)
     for label, arguments in (
-        ("a start token, but an empty text", (1, 4, 2)),
-        ("no token", (0, 4, 2)),
-        ("stride 0", (8, 4, 0)),
-        ("a stride greater than the window", (8, 4, 5)),
-        ("window 0", (8, 0, 1)),
+        ("a start token but an empty text is refused", (1, 4, 2)),
+        ("no token is refused", (0, 4, 2)),
+        ("a stride of 0 is refused", (8, 4, 0)),
+        ("a stride greater than the window is refused", (8, 4, 5)),
+        ("a window of 0 is refused", (8, 0, 1)),
     ):
         yield label, raised(rolling_windows, *arguments)
 
@@ -157,8 +158,9 @@ def _left_in_evaluation_mode(model, token_ids, window, stride, batch_size=8):
         "a window's predictions are scored? The last n_scored.",
         "logits[:, t] predicts the token after position t. A window that reads token_ids[begin:end] predicts up to "
         "token_ids[end], and its scored targets are token_ids[end - n_scored + 1 : end + 1].",
-        "with inference(model): for each batch of windows, rows = torch.stack([token_ids[begin:end] ...]); for the logits "
-        "of each row, F.cross_entropy(logits[-n_scored:].float(), targets, reduction='none'). torch.cat of all.",
+        "`inference(model)` sees to the modes and the gradients. `F.cross_entropy` with reduction='none' keeps a "
+        "value for each token: give it the scored logits only, in float32, and put all the pieces together with "
+        "`torch.cat`.",
     ),
     mistakes={
         "A window's first predictions are scored, not its last: the tokens with the least context before them.": [
@@ -174,7 +176,7 @@ def _left_in_evaluation_mode(model, token_ids, window, stride, batch_size=8):
             ("logits[-n_scored:]", "logits"),
             ("token_ids[end - n_scored + 1 : end + 1]", "token_ids[end - len(logits) + 1 : end + 1]"),
         ],
-        "Each window reads only the tokens that it scores: without overlap, whatever the stride.": [
+        "Each window reads only as many tokens as it scores: the context that the overlap is for is lost.": [
             ("for first in range(0, len(windows), batch_size):", "for first in range(len(windows)):"),
             ("batch = windows[first : first + batch_size]", "batch = windows[first : first + 1]"),
             ("token_ids[begin:end] for begin, end, _ in", "token_ids[end - n_scored : end] for _, end, n_scored in"),
@@ -189,20 +191,21 @@ def _left_in_evaluation_mode(model, token_ids, window, stride, batch_size=8):
         "Gradients are recorded: the memory for them grows with each window of the text.": [
             ("with inference(model):", "with inference(model), torch.enable_grad():"),
         ],
-        "The nats are in bits: they are divided by ln 2, and exp of their mean is no perplexity.": (
+        "The result is in bits, not in nats: exp of its mean is then no perplexity.": (
             "return torch.cat(nats)",
             "return torch.cat(nats) / math.log(2)",
         ),
-        "The log-probabilities are returned, not their negatives: the better the model, the lower the sum would have to be.": (
+        "The log-probabilities are returned, not their negatives: exp of their mean is then one over the "
+        "perplexity, and lower is worse.": (
             "return torch.cat(nats)",
             "return -torch.cat(nats)",
         ),
-        "Each token gets the mean of its window: sums of a window are right, single tokens and positions are lost.": (
+        "Each token gets the mean of its window: the sum over a window is right, but what each token costs is lost.": (
             _with_loss_of_labels
         ),
-        "The softmax is taken in the model's own half precision: bfloat16 has three digits, too few for a sum of "
-        "thousands of tokens.": ("logits[-n_scored:].float()", "logits[-n_scored:]"),
-        "The windows of the last batch are dropped where they do not fill it.": (
+        "The softmax is taken in the model's own half precision: bfloat16 has two to three digits, too few for a "
+        "sum over thousands of tokens.": ("logits[-n_scored:].float()", "logits[-n_scored:]"),
+        "The windows of the last batch are dropped where they do not fill it: the end of the text is never scored.": (
             "range(0, len(windows), batch_size)",
             "range(0, max(len(windows) - batch_size + 1, 1), batch_size)",
         ),
@@ -236,9 +239,9 @@ def check_sliding_window_nll(sliding_window_nll, rng):
     bare = lambda token_ids: model(token_ids)  # noqa: E731  a function, not a module
     yield "a model that is a function", sliding_window_nll(bare, text[:20], 7, 3), {"token_ids": text[:20]}
     for label, n, window, stride in (
-        ("a start token, but an empty text", 1, 4, 2),
-        ("stride 0", 8, 4, 0),
-        ("a stride greater than the window", 8, 4, 5),
+        ("a start token but an empty text is refused", 1, 4, 2),
+        ("a stride of 0 is refused", 8, 4, 0),
+        ("a stride greater than the window is refused", 8, 4, 5),
     ):
         yield label, raised(sliding_window_nll, model, text[:n], window, stride)
 
@@ -266,11 +269,11 @@ def _spread_of_ratios(nats, n_bytes):
     hints=(
         "The estimate is one division: all bits by all bytes. A long text has more say in it than a short one.",
         "How far is a text's bits from what r would give it? residual_i = bits_i - r · bytes_i. They sum to 0.",
-        "standard_error = sqrt(n / (n - 1) · Σ residual²) / Σ bytes; r ± stats.t.ppf(0.975, n - 1) · standard_error. nats "
-        "in .double() first.",
+        "Work in float64 (`.double()`). The standard error is the docstring's formula as it stands. `scipy.stats` "
+        "has Student's t, and `ppf` is its quantile function: 2.5 % lie above the quantile that you need.",
     ),
     mistakes={
-        "The mean of the texts' own ratios: a text of 10 bytes has as much say as one of 10,000.": (
+        "The mean of the texts' own ratios is taken: a text of 10 bytes has as much say as one of 10,000.": (
             "r = bits.sum() / n_bytes.sum()",
             "r = (bits / n_bytes).mean()",
         ),
@@ -282,7 +285,7 @@ def _spread_of_ratios(nats, n_bytes):
             "stats.t.ppf(0.975, n - 1)",
             "1.959964",
         ),
-        "The t of a 90 % interval: 2.5 % must lie outside on each side, so it is the 97.5 % point.": (
+        "The t of a 90 % interval is taken: 5 % then lie outside on each side, where 2.5 % should.": (
             "stats.t.ppf(0.975, n - 1)",
             "stats.t.ppf(0.95, n - 1)",
         ),
@@ -299,7 +302,7 @@ def _spread_of_ratios(nats, n_bytes):
             "square().sum() * n / (n - 1)).sqrt() / n_bytes.sum()",
             "square().sum() / (n - 1)).sqrt() / n_bytes.mean()",
         ),
-        "The interval is one standard error to each side.": (
+        "The interval reaches one standard error to each side: with many texts that covers about 68 %, not 95 %.": (
             "float(stats.t.ppf(0.975, n - 1)) * standard_error.item()",
             "standard_error.item()",
         ),
@@ -307,7 +310,7 @@ def _spread_of_ratios(nats, n_bytes):
             "if n < 2:",
             "if n < 1:",
         ),
-        "A text of 0 bytes is accepted: it cannot cost anything, and only makes n look larger.": (
+        "A text of 0 bytes is accepted: it holds nothing to predict, and only makes n look larger.": (
             "if (n_bytes < 1).any():",
             "if (n_bytes < 0).any():",
         ),
@@ -320,12 +323,12 @@ def check_bits_per_byte_interval(bits_per_byte_interval, rng):
     n_bytes = torch.randint(50, 900, (12,), generator=rng)
     nats = 0.9 * n_bytes + 40 * torch.randn(12, generator=rng)
     yield "twelve texts", bits_per_byte_interval(nats, n_bytes)
-    yield "four of them", bits_per_byte_interval(nats[:4], n_bytes[:4])
+    yield "the first four of the twelve", bits_per_byte_interval(nats[:4], n_bytes[:4])
     yield "a difference of two models", bits_per_byte_interval(nats - 0.95 * n_bytes, n_bytes)
     for label, some_nats, some_bytes in (
-        ("one text", nats[:1], n_bytes[:1]),
-        ("no text", nats[:0], n_bytes[:0]),
-        ("three nats, two sizes", nats[:3], n_bytes[:2]),
-        ("a text of 0 bytes", torch.tensor([9.0, 0.0, 3.0]), torch.tensor([4, 0, 2])),
+        ("one text is refused", nats[:1], n_bytes[:1]),
+        ("no text is refused", nats[:0], n_bytes[:0]),
+        ("nats of three texts and bytes of two are refused", nats[:3], n_bytes[:2]),
+        ("a text of 0 bytes is refused", torch.tensor([9.0, 0.0, 3.0]), torch.tensor([4, 0, 2])),
     ):
         yield label, raised(bits_per_byte_interval, some_nats, some_bytes)

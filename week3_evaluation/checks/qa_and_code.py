@@ -69,7 +69,8 @@ def _normalized(text):
             "pass",
         ),
         "Only 'the' counts as an article: 'a' and 'an' do too.": (r"\b(a|an|the)\b", r"\b(the)\b"),
-        "The articles go before the punctuation does: 'A-level' loses its A. (First the hyphen, then it is one word.)": [
+        "The articles go before the punctuation does: 'A-level' loses its A, though by these rules it is one word, "
+        "'alevel'.": [
             ("    text = text.lower()\n", '    text = re.sub(r"\\b(a|an|the)\\b", " ", text.lower())\n'),
             ('    text = re.sub(r"\\b(a|an|the)\\b", " ", text)\n', ""),
         ],
@@ -87,8 +88,8 @@ def check_normalize_answer(normalize_answer, rng):
     yield "articles inside words stay", normalize_answer("banana theatre another")
     yield "all three articles", normalize_answer("An owl, the fox and A hen")
     yield "a hyphen after a letter", normalize_answer("A-level, the a/b test")
-    yield "only punctuation inside", normalize_answer("don't_stop 3.5 [x]")
-    yield "no ASCII", normalize_answer("Café — 5 €")
+    yield "punctuation inside words", normalize_answer("don't_stop 3.5 [x]")
+    yield "characters beyond ASCII", normalize_answer("Café — 5 €")
     yield "tabs and newlines", normalize_answer(" \tred\n\n kite \r\n")
     yield "nothing is left", [normalize_answer(text) for text in ("", "The", " a, an. ")]
     for _ in range(3):
@@ -112,7 +113,7 @@ def _all_golds(prediction, golds):
         "the same as for all others.",
     ),
     mistakes={
-        "The strings are compared as they are: 'The park.' is then wrong where 'park' is right. Normalize both.": (
+        "The strings are compared as they are: 'The park.' is then wrong where 'park' is right.": (
             '[answer for answer in map(normalize_answer, golds) if answer] or [""]\n    return float(normalize_answer(prediction) in answers)',
             '[answer for answer in golds if answer] or [""]\n    return float(prediction in answers)',
         ),
@@ -219,12 +220,11 @@ def _f1_by(score, best=max):
             "for gold in golds]\n    bags = [bag for",
             "for gold in golds[:1]]\n    bags = [bag for",
         ),
-        "This is precision: it does not ask how much of the gold was found, and one word can reach 1.": _f1_by(
+        "What comes out is precision: it does not ask how much of the gold was found, and one word can reach 1.": _f1_by(
             lambda overlap, p, g: overlap / p
         ),
-        "This is recall: it does not ask how much else was said, so copying the whole text is always right.": _f1_by(
-            lambda overlap, p, g: overlap / g
-        ),
+        "What comes out is recall: it does not ask how much else was said, so copying the whole text is always "
+        "right.": _f1_by(lambda overlap, p, g: overlap / g),
         "The arithmetic mean of precision and recall is taken: F1 is the harmonic one, which is small if either is.": _f1_by(
             lambda overlap, p, g: (overlap / p + overlap / g) / 2
         ),
@@ -310,40 +310,42 @@ def _by_factorials(n, c, k):
         "(`math.comb` works too, for Python's whole numbers do not overflow.)",
     ),
     mistakes={
-        "1 - (1 - c/n)^k puts each sample back before the next is drawn. For k > 1 it is too small on average.": _pass_by(
+        "Each sample is put back before the next is drawn: for k > 1, 1 - (1 - c/n)^k is too small on average.": _pass_by(
             lambda n, c, k: 1 - (1 - c / n) ** k
         ),
-        "1.0 as soon as any of the n samples is right: that is pass@n, whatever k is.": _pass_by(lambda n, c, k: c > 0),
-        "c / n is pass@1: k does not come into it.": _pass_by(lambda n, c, k: c / n),
-        "k times pass@1: chances add up only where they cannot happen together.": _pass_by(
+        "The result is 1 as soon as any of the n samples is right: that is pass@n, whatever k is.": _pass_by(
+            lambda n, c, k: c > 0
+        ),
+        "The result is c / n: that is pass@1, and k does not come into it.": _pass_by(lambda n, c, k: c / n),
+        "pass@1 is taken k times: chances add up only where two things cannot happen together.": _pass_by(
             lambda n, c, k: min(1, k * c / n)
         ),
-        "This is the chance that all k are wrong: pass@k is one minus that.": [
+        "What comes out is the chance that all k are wrong: pass@k is the chance of the opposite.": [
             ("return 1.0 - math.prod", "return math.prod"),
             ("    if n - c < k:\n        return 1.0\n", ""),
         ],
-        "This is the chance that all k are right (it is called pass^k): pass@k wants at least one.": _pass_by(
+        "What comes out is the chance that all k are right (it is called pass^k): pass@k wants at least one.": _pass_by(
             lambda n, c, k: math.comb(c, k) / math.comb(n, k)
         ),
         "Right and wrong are exchanged: this is the chance that at least one of the k is wrong.": _pass_by(
             lambda n, c, k: 1 - math.comb(c, k) / math.comb(n, k)
         ),
-        "The product begins one factor too early: its first factor is at i = n - c + 1.": (
+        "The product begins one factor too early: it has c + 1 of them, and there are only c right samples.": (
             "range(n - c + 1, n + 1)",
             "range(n - c, n + 1)",
         ),
-        "The product ends one factor too early: `range` leaves out its end, and i = n belongs to it.": (
+        "The product ends one factor too early: it has c - 1 of them, and there are c right samples.": (
             "range(n - c + 1, n + 1)",
             "range(n - c + 1, n)",
         ),
-        "Factorials as floating-point numbers: they overflow to infinity, and inf / inf is nan. Cancel the factors first.": _pass_by(
+        "The factorials are floating-point numbers: they overflow to infinity, and inf / inf is nan.": _pass_by(
             _by_factorials
         ),
-        "More right samples than samples are accepted: raise ValueError unless 0 <= c <= n.": (
+        "A c above n is accepted: where more samples are right than there are, something was counted wrongly.": (
             "if not 0 <= c <= n:",
             "if c < 0:",
         ),
-        "A k larger than n is accepted: 5 samples do not tell what 10 would do. Raise ValueError.": (
+        "A k larger than n is accepted: 5 samples do not tell what 10 would do.": (
             "if not 1 <= k <= n:",
             "if k < 1:",
         ),
@@ -362,7 +364,7 @@ def check_pass_at_k(pass_at_k, rng):
         n = int(torch.randint(5, 40, (), generator=rng))
         c = int(torch.randint(1, n, (), generator=rng))
         k = int(torch.randint(2, n, (), generator=rng))
-        yield "at random", pass_at_k(n, c, k)
+        yield "n, c and k at random", pass_at_k(n, c, k)
     yield "c > n is refused", raised(pass_at_k, 5, 6, 2)
     yield "k > n is refused", raised(pass_at_k, 5, 2, 6)
     yield "k > n is refused also where none or all are right", [raised(pass_at_k, 3, c, 4) for c in (0, 3)]

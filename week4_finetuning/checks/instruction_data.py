@@ -30,8 +30,9 @@ def _alpaca_by_replacing(instruction, input=""):
         "There are two prompts. Which one it is depends on one thing only: is `input` the empty string?",
         "Each part is a title, a line break, its text. Between two parts stand two line breaks: the end of the line, and an "
         "empty line.",
-        'Without an input: f"{ALPACA_WITHOUT_INPUT}\\n\\n### Instruction:\\n{instruction}\\n\\n### Response:\\n". With one, the '
-        'other opening, and "### Input:\\n{input}\\n\\n" before the response.',
+        "The texts go in as they are, each once: an f-string does not look at them again. With an input, the part "
+        '"### Input:" stands between instruction and response, under the other opening. The last line break is that '
+        "after the last title.",
     ),
     mistakes={
         "The part '### Input:' stands there with nothing in it: without an input Alpaca leaves it out.": [
@@ -104,8 +105,8 @@ def _answered(messages):
         "other marker with a line break.",
         "Join the pieces of all messages. Then, only if it is asked for, add the opening of one more message, which nobody has "
         "written yet.",
-        "f\"<|im_start|>{message['role']}\\n{message['content']}<|im_end|>\\n\" for each; the opening is "
-        '"<|im_start|>assistant\\n", with its line break.',
+        "Every message ends in the same way, the last one too: the marker, and a line break. The opening that may "
+        "follow has its line break after the role and nothing else: there the model writes on.",
     ),
     mistakes={
         "The line break after <|im_end|> is missing: between two messages there is one.": (
@@ -201,8 +202,8 @@ def _in_place(token_ids, prompt_lengths, lengths, ignore_index=-100):
         "what token stands there.",
         "`torch.arange(seq)` numbers the places; compare it with `prompt_lengths[:, None]` and `lengths[:, None]`, and "
         "broadcasting gives a (batch, seq) mask.",
-        "learned = (places >= prompt_lengths[:, None]) & (places < lengths[:, None]); then token_ids.masked_fill(~learned, "
-        "ignore_index), which makes a new tensor.",
+        "A place is learnt where both comparisons hold. `masked_fill` puts the ignore_index on all other places of "
+        "a new tensor: the model still has to read the token ids as they were.",
     ),
     mistakes={
         "Padding is found by its token. Here padding and EOS are the same token, so the EOS is lost from the labels, and the "
@@ -224,7 +225,10 @@ def _in_place(token_ids, prompt_lengths, lengths, ignore_index=-100):
             "",
         ),
         "The prompt is learnt too: only the padding is masked.": ("(places >= prompt_lengths[:, None]) & ", ""),
-        "It is turned round: the prompt and the padding are learnt, and the response is not.": ("~learned", "learned"),
+        "The mask is turned round: the prompt and the padding are learnt, and the response is not.": (
+            "~learned",
+            "learned",
+        ),
         "`lengths` is taken for the length of the response alone; it counts the prompt too.": (
             "(places < lengths[:, None])",
             "(places < (prompt_lengths + lengths)[:, None])",
@@ -294,8 +298,9 @@ def check_mask_prompt_labels(mask_prompt_labels, rng):
         "example goes into the last row if it still fits, else it begins a new one.",
         "Then make four tensors full of their padding (pad_id, -100, 0, -1) of shape (rows, longest row), and write each example "
         "into its place: from `start`, its prompt up to `middle`, its response up to `end`.",
-        "`positions[r, start:end] = torch.arange(end - start)`. At the end `labels[positions == 0] = -100`, and "
-        "`attention_mask = document_ids >= 0`.",
+        "Positions count from 0 in each example (`torch.arange`). Position 0 then stands on padding and on the "
+        "first token of each example: just what must not be learnt. Which tokens are real, the document ids tell, "
+        "whatever the padding is made of.",
     ),
     mistakes={
         "Real tokens are told from padding by `token_ids != pad_id`. Where pad and EOS are one token, the EOS becomes "
@@ -319,7 +324,7 @@ def check_mask_prompt_labels(mask_prompt_labels, rng):
             "labels = torch.full(shape, -100)",
             "labels = torch.full(shape, -100 if pack else pad_id)",
         ),
-        "The prompts are learnt too.": (
+        "The prompts are learnt too: the model is trained to write the questions.": (
             "labels[r, middle:end] = torch.tensor(response, dtype=torch.long)",
             "labels[r, start:end] = torch.tensor([*prompt, *response])",
         ),
@@ -332,7 +337,10 @@ def check_mask_prompt_labels(mask_prompt_labels, rng):
             "    labels[positions == 0] = -100",
             "    pass",
         ),
-        "With `pack` each row still holds one example.": ("if not pack or length > room:", "if True:"),
+        "With `pack` each row still holds one example: most of the batch stays padding.": (
+            "if not pack or length > room:",
+            "if True:",
+        ),
         "An example that would just fill the row begins a new one: at most max_length tokens means that max_length is allowed.": (
             "length > room:",
             "length >= room:",
@@ -345,7 +353,7 @@ def check_mask_prompt_labels(mask_prompt_labels, rng):
             "document_ids = torch.full(shape, -1)",
             "document_ids = torch.full(shape, 0 if pack else -1)",
         ),
-        "Padding is numbered on from the example before it: its position is 0.": (
+        "Padding is numbered too, with positions above 0: on padding the position is 0.": (
             "            start = end\n",
             "            start = end\n        positions[r, start:] = torch.arange(shape[1] - start) + end - start + 1\n",
         ),
@@ -428,7 +436,8 @@ def _masked_mean_by_hand(logits, labels):
         "label.",
         "`F.cross_entropy(..., ignore_index=-100)` divides by the number of counted labels, and 0 / 0 is nan. Take "
         '`reduction="sum"` and divide yourself.',
-        "The number of counted labels is (targets != -100).sum(), after the shift; `.clamp(min=1)` makes it safe to divide by.",
+        "Count the labels after the shift, for the first of a row is asked of nobody. Where the count is 0 the sum "
+        "is 0 too: divided by anything that is not 0 it stays 0, and so does its gradient.",
     ),
     mistakes={
         "Where no label counts, the mean is 0 / 0 = nan: one such batch, and the mean loss of the whole epoch is nan.": (
@@ -442,14 +451,15 @@ def _masked_mean_by_hand(logits, labels):
             ("labels[:, 1:]", "labels"),
             ("logits[:, :-1]", "logits"),
         ],
-        "They are shifted in the wrong direction: each token is asked for what came before it.": _loss_by(
+        "Logits and labels are shifted in the wrong direction: each token is asked for what came before it.": _loss_by(
             _shifted_the_other_way
         ),
-        "It is divided by all places, counted or not: the more prompt and padding in a batch, the smaller the loss.": (
+        "The sum is divided by all places, counted or not: the more prompt and padding in a batch, the smaller the "
+        "loss.": (
             "(targets != -100).sum().clamp(min=1)",
             "max(targets.numel(), 1)",
         ),
-        "It is divided by the labels before the shift: a label at the first place is never asked for.": (
+        "The sum is divided by the number of labels before the shift: a label at the first place is asked of nobody.": (
             "(targets != -100).sum()",
             "(labels != -100).sum()",
         ),
@@ -504,7 +514,8 @@ POOL = [
     minutes=15,
     hints=(
         "Three tests, the cheap ones first: the number of words, the keywords, the overlap. One failure is enough to refuse.",
-        r"A whole word in any case: `re.search(rf'\b{re.escape(word)}\b', new, flags=re.IGNORECASE)`.",
+        "A whole word has a border on both sides: that is `\\b` in a regular expression. `re.escape` lets a "
+        "keyword stand for itself, `re.IGNORECASE` takes any case, and `re.search` looks anywhere in the text.",
         "`rouge_l(new, old)` gives precision, recall and F1: take the third, and ask whether it is below the threshold for *all* "
         "of the pool.",
     ),
@@ -549,7 +560,7 @@ POOL = [
             "for word in keywords):",
             "for word in ()):",
         ),
-        "Characters are counted where words are meant.": (
+        "Characters are counted where words are meant: 150 characters are a line or two.": (
             "len(new.split()) <= max_words",
             "len(new) <= max_words",
         ),
@@ -557,7 +568,7 @@ POOL = [
             "min_words <= len(new.split())",
             "min_words < len(new.split())",
         ),
-        "There is no upper limit of words.": (
+        "There is no upper limit of words: a generated text that never ends would join the pool.": (
             "if not min_words <= len(new.split()) <= max_words:",
             "if not min_words <= len(new.split()):",
         ),
@@ -571,7 +582,7 @@ def check_keep_instruction(keep_instruction, rng):
     keep = keep_instruction
     yield "something new", keep("Name four animals that live in the desert.", POOL)
     yield "a copy", keep(POOL[0], POOL)
-    yield "a copy of the latest", keep(POOL[2], POOL)
+    yield "a copy of the latest in the pool", keep(POOL[2], POOL)
     yield "copies, and one that is different", keep(POOL[0], [POOL[0]] * 4 + [POOL[1]])
     yield "one word changed", keep("Write a short poem about the sea in summer.", POOL)
     yield "an empty pool", keep("Write a short poem about the sea in winter.", [])
@@ -585,7 +596,7 @@ def check_keep_instruction(keep_instruction, rng):
             POOL,
         ),
     )
-    yield "three, four words", [keep(text, POOL) for text in ("Name three animals.", "Name three large animals.")]
+    yield "three words, and four", [keep(text, POOL) for text in ("Name three animals.", "Name three large animals.")]
     yield "150 and 151 words", [keep(" ".join(["hop"] * n), POOL) for n in (150, 151)]
     yield "other limits", [keep("one two three", [], min_words=n, max_words=m) for n, m in ((3, 3), (4, 9), (1, 2))]
     yield "a keyword", [keep(f"Tell me what the {word} below shows.", POOL) for word in KEYWORDS]

@@ -93,12 +93,12 @@ def dropout_spares(LoRALinear, rng) -> bool:
     difficulty=3,
     minutes=30,
     hints=(
-        "Three decisions in `__init__`: the base stops learning (`base.requires_grad_(False)`), and two `nn.Parameter`s come: "
+        "Three decisions in `__init__`: the base stops learning (`requires_grad_`), and two `nn.Parameter`s come: "
         "one of random numbers, one of zeros. (`base.weight.new_zeros(...)` takes dtype and device from the base.)",
         "forward: the base's output plus (alpha / rank) · (dropout(x) @ A.T @ B.T). Two thin products: never make B A here. "
         "`nn.Dropout` knows by itself whether the layer trains. Where the layer is merged, return the base's output alone.",
-        "merge: only if not self.merged, add (alpha / rank) · (B @ A), of shape (out, in), to base.weight in place; then "
-        "self.merged = True. unmerge is the same with a minus. Forget neither the `if` nor the flag.",
+        "alpha / rank · B A has the shape of base.weight, (out, in). merge adds it there in place, unmerge takes "
+        "it out. Each acts only where `merged` says that there is something to do, and then sets it.",
     ),
     mistakes={
         "The base still learns: its weight and bias should be frozen, else nothing is saved, and the adapter alone is not "
@@ -115,7 +115,7 @@ def dropout_spares(LoRALinear, rng) -> bool:
             "base.weight.new_empty(rank, base.in_features).uniform_(-bound, bound)",
             "base.weight.new_zeros(rank, base.in_features)",
         ),
-        "A starts at 0 and B at random numbers: the update starts at 0 too, but here A is the one at random.": [
+        "Factor A starts at 0 and B at random numbers: the update starts at 0 too, but here A is the one at random.": [
             (
                 "base.weight.new_empty(rank, base.in_features).uniform_(-bound, bound)",
                 "base.weight.new_zeros(rank, base.in_features)",
@@ -125,27 +125,27 @@ def dropout_spares(LoRALinear, rng) -> bool:
                 "base.weight.new_empty(base.out_features, rank).uniform_(-bound, bound)",
             ),
         ],
-        "A starts with standard deviation 1: for an x of d_in numbers, x Aᵀ is √d_in times too large.": (
+        "Factor A starts with standard deviation 1: for an x of d_in numbers, x Aᵀ is about √d_in times too large.": (
             ".uniform_(-bound, bound)",
             ".normal_()",
         ),
-        "A starts at the size of 1/√rank, not 1/√in. (`nn.init.kaiming_uniform_` looks at the second axis: it should "
-        "be the input's.)": ("base.in_features**-0.5", "rank**-0.5"),
-        "A starts at a fixed size such as 0.02, whatever the input's width: it should go with 1/√in.": (
+        "Factor A starts at the size of 1/√rank, not 1/√in. (`nn.init.kaiming_uniform_` looks at the second axis: "
+        "it should be the input's.)": ("base.in_features**-0.5", "rank**-0.5"),
+        "Factor A starts at a fixed size such as 0.02, whatever the input's width: it should go with 1/√in.": (
             ".uniform_(-bound, bound)",
             ".normal_(std=0.02)",
         ),
-        "The update is multiplied by alpha, and not divided by the rank.": [
+        "The update is multiplied by alpha, and not divided by the rank: with a larger rank it would grow.": [
             ("return self.base(x) + self.alpha / self.rank", "return self.base(x) + self.alpha"),
             ("self.base.weight += self.alpha / self.rank", "self.base.weight += self.alpha"),
             ("self.base.weight -= self.alpha / self.rank", "self.base.weight -= self.alpha"),
         ],
-        "alpha is not used: the update should be multiplied by alpha / rank.": [
+        "The update is not scaled: alpha / rank, which sets its strength, is missing.": [
             ("return self.base(x) + self.alpha / self.rank *", "return self.base(x) +"),
             ("self.base.weight += self.alpha / self.rank *", "self.base.weight +="),
             ("self.base.weight -= self.alpha / self.rank *", "self.base.weight -="),
         ],
-        "The scale is rank / alpha: it is alpha / rank.": [
+        "The scale is upside down, rank / alpha: a larger alpha would make the update weaker.": [
             ("return self.base(x) + self.alpha / self.rank", "return self.base(x) + self.rank / self.alpha"),
             ("self.base.weight += self.alpha / self.rank", "self.base.weight += self.rank / self.alpha"),
             ("self.base.weight -= self.alpha / self.rank", "self.base.weight -= self.rank / self.alpha"),
@@ -155,7 +155,7 @@ def dropout_spares(LoRALinear, rng) -> bool:
             ("self.base.weight += self.alpha / self.rank", "self.base.weight += self.alpha / self.rank**0.5"),
             ("self.base.weight -= self.alpha / self.rank", "self.base.weight -= self.alpha / self.rank**0.5"),
         ],
-        "Only the update comes out: the base's output belongs to it.": (
+        "Only the update comes out, without the output of the base that it is to be added to.": (
             "return self.base(x) + self.alpha / self.rank",
             "return self.alpha / self.rank",
         ),
@@ -171,8 +171,8 @@ def dropout_spares(LoRALinear, rng) -> bool:
             "(self.dropout(x) @ self.A.T @ self.B.T)",
             "self.dropout(x @ self.A.T @ self.B.T)",
         ),
-        "There is no dropout.": ("self.dropout(x)", "x"),
-        "The dropout works in evaluation mode too: use nn.Dropout, or pass self.training.": (
+        "There is no dropout: the argument is taken, and nothing is ever dropped.": ("self.dropout(x)", "x"),
+        "The dropout works in evaluation mode too: the same question then gets another answer each time.": (
             "self.dropout(x)",
             "torch.nn.functional.dropout(x, self.dropout.p)",
         ),
@@ -180,11 +180,12 @@ def dropout_spares(LoRALinear, rng) -> bool:
             "        if self.merged:\n            return self.base(x)\n",
             "",
         ),
-        "merge() changes nothing in the base's weight.": (
+        "merge() changes nothing in the base's weight: a merged layer, which is the base alone, has then lost its "
+        "update.": (
             "self.base.weight += self.alpha / self.rank * (self.B @ self.A)",
             "pass",
         ),
-        "merge() forgets the scale alpha / rank.": (
+        "merge() forgets the scale alpha / rank: the output changes as the layer is merged.": (
             "self.base.weight += self.alpha / self.rank * (self.B @ self.A)",
             "self.base.weight += self.B @ self.A",
         ),
@@ -196,7 +197,7 @@ def dropout_spares(LoRALinear, rng) -> bool:
             "        if self.merged:\n            self.base.weight -= self",
             "        if True:\n            self.base.weight -= self",
         ),
-        "unmerge() does not take the update out of the weight again.": (
+        "unmerge() does not take the update out of the weight again, and forward adds it once more.": (
             "self.base.weight -= self.alpha / self.rank * (self.B @ self.A)",
             "pass",
         ),
@@ -374,23 +375,23 @@ PUT = "        setattr(model.get_submodule(parent), child, LoRALinear(module, ra
         "A name matches when it equals the target or ends with '.' + target. For the replacement split the name at the last dot: "
         "`model.get_submodule(parent)` is the module that holds the layer (an empty parent is the model itself), and setattr "
         "puts the new one there.",
-        "Order: collect {name: module}, raise ValueError for a target without any; check_base(module, rank) for each; "
-        "model.requires_grad_(False); then setattr(model.get_submodule(parent), child, LoRALinear(module, rank, alpha, dropout)) "
-        "for each. The factors are made after the freezing, so they learn.",
+        "The order matters. First refuse: a target that finds nothing, a layer that `check_base` does not take. "
+        "Then freeze the whole model. The new layers come last: their factors are made after the freezing, so they "
+        "learn.",
     ),
     mistakes={
         "The targets match the ends of names without regard to the dots: 'w_q' then names 'new_w_q' too.": (
             ENDS_WITH,
             "name.endswith(target)",
         ),
-        "A target matches anywhere in a name: 'w_q' then also names 'new_w_q' and 'w_q_norm'.": [
+        "A target matches anywhere in the name of a linear layer: 'w_q' then names 'new_w_q' too.": [
             (ENDS_WITH, "target in name and isinstance(module, nn.Linear)"),
         ],
         "Only the last part of a name is compared, so a longer target such as 'attention.w_q' or a whole name finds nothing.": (
             ENDS_WITH,
             'name.rpartition(".")[2] == target',
         ),
-        "The rest of the model still learns: freeze all of it, embeddings and norms too, before the factors come.": (
+        "The rest of the model still learns, embeddings and norms too: only the factors should.": (
             FREEZE,
             "",
         ),
@@ -411,15 +412,16 @@ PUT = "        setattr(model.get_submodule(parent), child, LoRALinear(module, ra
             "    for module in chosen.values():\n",
             "    chosen = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}\n    for module in chosen.values():\n",
         ),
-        "The layers are made, but not put into the model.": (
+        "The layers are made, but not put into the model, which runs on without them.": (
             "setattr(model.get_submodule(parent), child, LoRALinear(module, rank, alpha, dropout))",
             "LoRALinear(module, rank, alpha, dropout)",
         ),
-        "A target that names nothing is passed over. A misspelt name would train nothing: raise ValueError.": (
+        "A target that names nothing is passed over: a misspelt name would train nothing, and nobody would notice.": (
             "        if not found:\n",
             "        if False:\n",
         ),
-        "The error for a wrong rank comes after the model was frozen or changed. Check all layers first.": [
+        "The error for a wrong rank comes after the model was frozen or changed: who catches it has a model that "
+        "is neither old nor new.": [
             ("    for module in chosen.values():\n        check_base(module, rank)\n", ""),
         ],
         "A copy of the model is changed and returned; the model itself should be.": (
@@ -430,7 +432,10 @@ PUT = "        setattr(model.get_submodule(parent), child, LoRALinear(module, ra
             "LoRALinear(module, rank, alpha, dropout)",
             "LoRALinear(module, rank, rank, dropout)",
         ),
-        "dropout is not passed on.": ("LoRALinear(module, rank, alpha, dropout)", "LoRALinear(module, rank, alpha)"),
+        "dropout is not passed on: the new layers drop nothing.": (
+            "LoRALinear(module, rank, alpha, dropout)",
+            "LoRALinear(module, rank, alpha)",
+        ),
         "The new layers have bases of their own with new random weights: the layer that was there should be the base.": (
             "LoRALinear(module, rank, alpha, dropout)",
             "LoRALinear(nn.Linear(module.in_features, module.out_features, module.bias is not None), rank, alpha, dropout)",
@@ -463,30 +468,41 @@ def check_inject_lora(inject_lora, rng):
 
     for targets in (["attention.w_q"], ["blocks.1.attention.new_w_q"], ["head", "w_q"], LINEARS):
         model = inject_lora(net(rng), targets, 1, 4.0)
-        yield "which layers other targets replace", replaced(model), {"targets": targets, "linear layers": LINEARS}
-        yield "the shapes of what learns then", learning(model), {"targets": targets}
+        yield (
+            "other targets: the layers that were replaced",
+            replaced(model),
+            {"targets": targets, "linear layers": LINEARS},
+        )
+        yield "other targets: the shapes of what learns", learning(model), {"targets": targets}
         fill_all(model, rng, 1)
-        yield "the output then, with random factors", model(TOKEN_IDS), {"targets": targets, "token_ids": TOKEN_IDS}
+        yield (
+            "other targets, random factors: the output",
+            model(TOKEN_IDS),
+            {"targets": targets, "token_ids": TOKEN_IDS},
+        )
     model = inject_lora(net(rng), ["w_q"], 2, 2.0, dropout=0.5)
     fill_all(model, rng, 2)
     yield "dropout 0.5: the output in evaluation mode", model.eval()(TOKEN_IDS), {"dropout": 0.5}
     model.train()
     outputs = [model(TOKEN_IDS) for _ in range(20)]
-    yield "dropout 0.5: twenty outputs in training are all the same", all(torch.equal(outputs[0], o) for o in outputs)
+    yield (
+        "dropout 0.5: whether twenty outputs in training are all the same",
+        all(torch.equal(outputs[0], o) for o in outputs),
+    )
 
     wrong = {
         "targets that name nothing are refused": (["w_x"], 2),
-        "one of two targets that names nothing": (["w_q", "blocks.2.w_q"], 2),
-        "a target that is no linear layer": (["token_embedding"], 2),
-        "a rank of 0": (["w_q"], 0),
-        "a rank that fits one layer and not the other": (["w_q", "head"], 5),
-        "a string instead of a list": ("w_q", 2),
+        "one of two targets that names nothing is refused": (["w_q", "blocks.2.w_q"], 2),
+        "a target that is no linear layer is refused": (["token_embedding"], 2),
+        "a rank of 0 is refused": (["w_q"], 0),
+        "a rank that fits one layer and not the other is refused": (["w_q", "head"], 5),
+        "a string instead of a list is refused": ("w_q", 2),
     }
     for label, (targets, rank) in wrong.items():
         model = net(rng)
         yield label, raised(inject_lora, model, targets, rank, 2.0), {"targets": targets, "rank": rank}
         unchanged = not replaced(model) and all(p.requires_grad for p in model.parameters())
-        yield "and the model is as it was", unchanged, {"targets": targets, "rank": rank}
+        yield "after that error the model is as it was", unchanged, {"targets": targets, "rank": rank}
     model = inject_lora(net(rng), ["w_q"], 2, 2.0)
     yield "a layer that has an adapter already is refused", raised(inject_lora, model, ["w_q"], 2, 2.0)
 
@@ -499,8 +515,8 @@ def check_inject_lora(inject_lora, rng):
         "`lora_layers(model)` gives each LoRA layer with its qualified name. What in it is not of its `base`?",
         "`layer.named_parameters(prefix=name)` gives a layer's parameters with their qualified names; those of the base begin "
         "with name + '.base.'. The rest are the factors.",
-        "A dict of qualified name -> parameter.detach().clone(). Without detach() the copy drags the graph along, "
-        "without clone() it is no copy.",
+        "Two things make a copy that can be kept: it is cut off from the graph, and it has its own memory. Tensors "
+        "have a method for each. The keys are the qualified names.",
     ),
     mistakes={
         "All parameters of the model are there. Only the factors belong to an adapter; that is why its file is small.": lambda model: {
@@ -517,15 +533,15 @@ def check_inject_lora(inject_lora, rng):
             'layer.named_parameters(prefix=layer_name):\n            if not name.startswith(f"{layer_name}.base."):',
             'layer.named_parameters():\n            if not name.startswith("base."):',
         ),
-        "The values are no copies: they change as training goes on. Use clone().": (
+        "The values are no copies: they change as training goes on.": (
             "parameter.detach().clone()",
             "parameter.detach()",
         ),
-        "The copies hang on the graph and want a gradient: use detach().": (
+        "The copies hang on the graph and want a gradient: what is kept should need neither.": (
             "parameter.detach().clone()",
             "parameter.clone()",
         ),
-        "Only the first LoRA layer is there.": (
+        "Only the first LoRA layer is there: what the others have learnt is lost.": (
             "in lora_layers(model).items():\n        for name, parameter",
             "in list(lora_layers(model).items())[:1]:\n        for name, parameter",
         ),
@@ -540,7 +556,7 @@ def check_lora_state_dict(lora_state_dict, rng):
     yield "how many entries", len(factors), {"LoRA layers": replaced(model)}
     yield "every name is the qualified name of a parameter", all(name in names for name in factors)
     yield "the shapes", sorted(sorted(value.shape) for value in factors.values()), {"LoRA layers": replaced(model)}
-    yield "the entries want a gradient", any(value.requires_grad for value in factors.values())
+    yield "whether any entry wants a gradient", any(value.requires_grad for value in factors.values())
     expected = model(TOKEN_IDS)
     with torch.no_grad():
         for name in replaced(model):
@@ -550,7 +566,7 @@ def check_lora_state_dict(lora_state_dict, rng):
     changed = model(TOKEN_IDS)
     yield "the model's output after its factors were changed", changed, {"token_ids": TOKEN_IDS}
     yield (
-        "load_state_dict(factors, strict=False) finds names that the model has not",
+        "names that load_state_dict(factors, strict=False) does not find in the model",
         model.load_state_dict(factors, strict=False).unexpected_keys,
     )
     yield "with the factors put back, the output is the earlier one", torch.equal(model(TOKEN_IDS), expected)
@@ -564,19 +580,20 @@ def check_lora_state_dict(lora_state_dict, rng):
     hints=(
         "`lora_layers(model)` is a dict, made before you change anything. Each layer can merge itself.",
         "After layer.merge() the layer's `base` is a plain nn.Linear with the merged weight. It only has to take the layer's place.",
-        "name.rpartition('.') splits the path from the last part; setattr(model.get_submodule(parent), child, layer.base). "
-        "At the end return the model.",
+        "A name up to its last dot is the path to the module that holds the layer (`model.get_submodule`), the "
+        "rest is the attribute to set. A layer that is merged already has to be replaced too. The same model comes "
+        "back.",
     ),
     mistakes={
         "The layers are replaced by their bases, but not merged before: what was learnt is lost.": (
             "        layer.merge()\n",
             "",
         ),
-        "The layers are merged, but are still LoRA layers: put each one's base in its place.": (
+        "The layers are merged, but are still LoRA layers: a merged model should need none of them.": (
             "        setattr(model.get_submodule(parent), child, layer.base)\n    return model",
             "        model.get_submodule(parent)\n    return model",
         ),
-        "unmerge() takes out what was learnt; it is merge() that puts it into the weight.": (
+        "unmerge() is called, not merge(): what was learnt does not get into the weight.": (
             "        layer.merge()\n",
             "        layer.unmerge()\n",
         ),

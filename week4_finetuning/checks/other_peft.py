@@ -77,11 +77,11 @@ def apart_after_training(module: nn.Module, rng: torch.Generator) -> bool:
     difficulty=3,
     minutes=30,
     hints=(
-        "Three parts: a table `nn.Parameter(torch.randn(n_prefix, d_model))` (or an nn.Embedding), `nn.Linear(d_model, "
-        "d_hidden)`, and `nn.Linear(d_hidden, n_layers * 2 * d_model)`. tanh stands between the linear layers only.",
-        "What comes out is (n_prefix, n_layers · 2 · d_model). Split its last axis by `.view(n_prefix, n_layers, 2, n_heads, "
-        "d_head)`, and only then move the axes by `.permute`: a `view` alone would deal the numbers of one virtual token out "
-        "to several. `expand` gives the batch its axis without copies.",
+        "Three parts: a table of random numbers that learns (an nn.Parameter or an nn.Embedding), and two linear "
+        "layers, whose widths the docstring tells. tanh stands between the linear layers only.",
+        "What comes out is (n_prefix, n_layers · 2 · d_model). Split its last axis with `view` into layers, k and "
+        "v, heads, d_head, and only then move the axes with `permute`: a `view` alone would deal the numbers of one "
+        "virtual token out to several. `expand` gives the batch its axis without copies.",
         "fold(): under torch.no_grad compute the rows once more, keep them as an nn.Parameter, delete the table and both layers. "
         "`forward` uses the kept rows where there are some. If there are some already, fold does nothing.",
     ),
@@ -114,8 +114,8 @@ def apart_after_training(module: nn.Module, rng: torch.Generator) -> bool:
                 "nn.Linear(d_hidden, n_layers * 2 * d_model, bias=False)",
             ),
         ],
-        "The numbers are put in another shape without moving the axes: a view deals the row of one virtual token out to "
-        "several. Split the last axis first, then permute.": [
+        "The numbers are put in another shape without moving the axes: the row of one virtual token is dealt out "
+        "to several.": [
             (
                 "rows = rows.view(-1, self.n_layers, 2, self.n_heads, self.d_head)",
                 "rows = rows.view(self.n_layers, 2, self.n_heads, -1, self.d_head)",
@@ -135,7 +135,7 @@ def apart_after_training(module: nn.Module, rng: torch.Generator) -> bool:
             "torch.randn(n_prefix, d_model)",
             "torch.zeros(n_prefix, d_model)",
         ),
-        "The table does not learn: it should be a parameter.": (
+        "The table does not learn: the virtual tokens stay where chance has put them.": (
             "self.table = nn.Parameter(torch.randn(n_prefix, d_model))",
             'self.register_buffer("table", torch.randn(n_prefix, d_model))',
         ),
@@ -197,8 +197,8 @@ def check_PrefixTuning(PrefixTuning, rng):
     stacked(module).square().sum().backward()
     missing = [sorted(p.shape) for p in module.parameters() if p.grad is None or not p.grad.any()]
     yield "parameters that get no gradient", missing, SIZES
-    yield "numbers that get one from the first virtual token", reached(module, 0), SIZES
-    yield "and from the last", reached(module, SIZES["n_prefix"] - 1), SIZES
+    yield "numbers that get a gradient from the first virtual token", reached(module, 0), SIZES
+    yield "numbers that get a gradient from the last virtual token", reached(module, SIZES["n_prefix"] - 1), SIZES
 
     module.fold()
     yield "fold(): how many numbers learn, and are saved", numbers(module), SIZES
@@ -206,7 +206,7 @@ def check_PrefixTuning(PrefixTuning, rng):
     yield "fold(): a new batch size", described(module(2)), SIZES
     state = copy.deepcopy(module.state_dict())
     yield "fold() a second time", raised(module.fold), SIZES
-    yield "after it: the output is what it was", (stacked(module, 4) - rows).abs().max() < 1e-6, SIZES
+    yield "after a second fold(): the output is what it was", (stacked(module, 4) - rows).abs().max() < 1e-6, SIZES
     yield "folded: numbers that get a gradient from a virtual token", reached(module, 1), SIZES
     other = PrefixTuning(**SIZES)
     other.fold()
@@ -256,8 +256,9 @@ def _two_softmaxes(share):
         "with n_prefix + seq keys and seq queries.",
         "The mask is (seq, n_prefix + seq): the first n_prefix columns are all visible, and the rest is the usual triangle. Draw it "
         "for seq = 3 and n_prefix = 2.",
-        "`torch.ones(seq, n_prefix + seq, dtype=torch.bool).tril(diagonal=n_prefix)` is that mask. (Week 1's `causal_mask(seq, "
-        "n_prefix + seq)` is the same: its last query sees the last key.)",
+        "One triangle is enough, if its diagonal begins n_prefix columns further to the right: `tril` can do that. "
+        "(Week 1's `causal_mask` for seq queries and n_prefix + seq keys is the same: its last query sees the last "
+        "key.)",
     ),
     mistakes={
         "The triangle starts at the left edge, over the prefix: query 0 sees one virtual token, and the queries never see their "
@@ -299,12 +300,15 @@ def _two_softmaxes(share):
             ("torch.cat([prefix_k, k], dim=-2)", "torch.cat([prefix_v, k], dim=-2)"),
             ("torch.cat([prefix_v, v], dim=-2)", "torch.cat([prefix_k, v], dim=-2)"),
         ],
-        "The scores are not divided by √d_head.": (" / math.sqrt(q.shape[-1])", ""),
-        "Two softmaxes, one over the prefix and one over the sequence, and their outputs are added up: there is one softmax over "
-        "both.": _by(_two_softmaxes(1.0)),
-        "Two softmaxes, and the mean of their outputs: how much the prefix counts is the softmax's business, by query.": _by(
-            _two_softmaxes(0.5)
+        "The scores are not divided by √d_head, so the softmax saturates as heads get wider.": (
+            " / math.sqrt(q.shape[-1])",
+            "",
         ),
+        "Prefix and sequence have a softmax each, and the outputs are added up: a query's weights then sum to 2.": _by(
+            _two_softmaxes(1.0)
+        ),
+        "Prefix and sequence have a softmax each, and the mean is taken: the prefix then counts for half, whatever "
+        "the scores are.": _by(_two_softmaxes(0.5)),
         "What is hidden gets a score of 0, not -∞: a score of 0 is a good one.": (
             "masked_fill(~visible, -math.inf)",
             "masked_fill(~visible, 0.0)",
@@ -317,7 +321,8 @@ def _two_softmaxes(share):
             ("torch.cat([prefix_k, k], dim=-2)", "torch.cat([prefix_k.detach(), k], dim=-2)"),
             ("torch.cat([prefix_v, v], dim=-2)", "torch.cat([prefix_v.detach(), v], dim=-2)"),
         ],
-        "Keys are hidden before the softmax and the prefix is multiplied by 1 / n_prefix: it counts by its scores alone.": _by(
+        "The weights of the virtual tokens are divided by n_prefix before all weights are made to sum to 1: a "
+        "token should count by its score alone.": _by(
             lambda scores, n: _causal(
                 torch.cat([scores[..., :n] - math.log(max(n, 1)), scores[..., n:]], dim=-1), n
             ).softmax(-1)
@@ -345,8 +350,14 @@ def check_prefix_attention(prefix_attention, rng):
         yield f"the gradient for {name}", None if leaf.grad is None else leaf.grad
     yield "the dtype with float64", str(prefix_attention(*(x.double() for x in (q, k, v, prefix_k, prefix_v))).dtype)
     yield "a prefix for one row of two is refused", raised(prefix_attention, q, k, v, prefix_k[:1], prefix_v[:1])
-    yield "prefix_k and prefix_v of unequal length", raised(prefix_attention, q, k, v, prefix_k, prefix_v[:, :, :1])
-    yield "a prefix of another width", raised(prefix_attention, q, k, v, prefix_k[..., :3], prefix_v[..., :3])
+    yield (
+        "prefix_k and prefix_v of unequal length are refused",
+        raised(prefix_attention, q, k, v, prefix_k, prefix_v[:, :, :1]),
+    )
+    yield (
+        "a prefix of another width is refused",
+        raised(prefix_attention, q, k, v, prefix_k[..., :3], prefix_v[..., :3]),
+    )
 
 
 class Gain(nn.Module):
@@ -438,17 +449,17 @@ def _with_buffers(model, norms_too=False):
         "in it. `name.rpartition('.')[2]` is the part after the last dot.",
         "First collect the biases and the gains, and look whether there is anything to train. Raise before you change the model. "
         "Then freeze all (`model.requires_grad_(False)`) and let what you chose learn.",
-        "A gain is `last == 'weight' and parameter.dim() == 1`: a linear layer's weight has two axes, an embedding's too. "
-        "Do not ask for nn.LayerNorm: Llama's norm is a class of its own.",
+        "A gain is called weight and has one axis: a linear layer's weight has two, an embedding's too. Do not ask "
+        "for nn.LayerNorm: Llama's norm is a class of its own.",
     ),
     mistakes={
         "Nothing is frozen: the biases learn, and all else too.": ("    model.requires_grad_(False)\n", ""),
-        "A bias that was frozen before stays frozen: let each of them learn.": (
+        "All is frozen, and nothing is set free again: the biases are in the list, but do not learn.": (
             "parameter.requires_grad_(True)",
             "pass",
         ),
-        "'bias' is looked for anywhere in the qualified name: T5's `relative_attention_bias.weight` is an embedding. Look at the "
-        "part after the last dot.": ('last.endswith("bias")', '"bias" in name'),
+        "'bias' is looked for anywhere in the qualified name: T5's `relative_attention_bias.weight` is an "
+        "embedding, not a bias.": ('last.endswith("bias")', '"bias" in name'),
         "Only parameters called exactly 'bias' are found: attention's `in_proj_bias` is one too.": (
             'last.endswith("bias")',
             'last == "bias"',
@@ -458,7 +469,7 @@ def _with_buffers(model, norms_too=False):
             "model.named_parameters(remove_duplicate=False)",
         ),
         "Buffers called bias are listed too: they are constants, such as GPT-2's causal mask, and nothing to train.": _with_buffers,
-        "A model without biases is frozen whole, and nothing learns: raise ValueError.": (
+        "A model without biases is frozen whole without a word, and nothing learns.": (
             "if not chosen:",
             "if False:",
         ),
@@ -477,8 +488,8 @@ def _with_buffers(model, norms_too=False):
             "chosen += gains",
             "chosen = gains",
         ),
-        "The gains always learn: only with norms_too.": ("if norms_too:", "if True:"),
-        "norms_too is not used.": ("if norms_too:", "if False:"),
+        "The gains always learn, whether norms_too asks for them or not.": ("if norms_too:", "if True:"),
+        "norms_too is not used: the gains never learn.": ("if norms_too:", "if False:"),
         "Gains are looked for by the word 'norm' in the name: `norm_map` is a linear layer, and other norms are called otherwise.": (
             'last == "weight" and parameter.dim() == 1',
             'last == "weight" and "norm" in name',
@@ -487,7 +498,7 @@ def _with_buffers(model, norms_too=False):
             'last == "weight" and parameter.dim() == 1',
             'last == "weight"',
         ),
-        "Every parameter with one axis counts as a gain, whatever its name: it is one called weight.": (
+        "Every parameter with one axis counts as a gain, whatever its name: a gain is called weight.": (
             'last == "weight" and parameter.dim() == 1',
             "parameter.dim() == 1",
         ),

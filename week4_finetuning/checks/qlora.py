@@ -59,7 +59,7 @@ def blocks_in_each_row(w, block=64):
         "join the halves. Then `.float()`, and divide by the largest value.",
     ),
     mistakes={
-        "The values lie at equal distances: that is plain int4. NF4's lie where equally many weights are.": (
+        "The values lie at equal distances: that is plain int4. NF4's lie closer together where more weights are.": (
             "return values / values.max()",
             "return torch.linspace(-1, 1, 16)",
         ),
@@ -80,8 +80,8 @@ def blocks_in_each_row(w, block=64):
             "negative[1:]",
             "negative",
         ),
-        "The outermost p is 1 - 1/32, half a step of 16. NF4 takes the mean of 1/30 and 1/32, for one half has 15 steps' "
-        "worth of values and the other 16.": ("outermost = 0.9677083", "outermost = 1 - 1 / 32"),
+        "The outermost p is 1 - 1/32, half a step of 1/16 from the end. NF4 takes the mean of 1/32 and 1/30, half "
+        "a step of 1/15.": ("outermost = 0.9677083", "outermost = 1 - 1 / 32"),
         "The outermost p is 1 - (1/30 + 1/32): the division by 2 is missing.": (
             "outermost = 0.9677083",
             "outermost = 1 - (1 / 30 + 1 / 32)",
@@ -109,8 +109,8 @@ def check_nf4_codebook(nf4_codebook, rng):
         "Flatten, pad with zeros to whole blocks, and view as (blocks, block): then absmax is one `amax` over the last axis.",
         "Divide each block by its absmax. `torch.bucketize(x, borders)` counts the borders below x; with the 15 "
         "middles between neighbouring values as borders, that is the index of the nearest value.",
-        "A block of zeros divides 0 by 0: `absmax.clamp(min=1e-38)` before the division makes it 0. At the end cut "
-        "the padding off again, and convert the codes to `torch.uint8`.",
+        "A block of zeros divides 0 by 0: keep the divisor above 0, but far below any weight (`clamp`). At the end "
+        "cut the padding off again, and convert the codes to `torch.uint8`.",
     ),
     mistakes={
         "One absmax serves the whole tensor. With one for each block, a single large weight spoils only its own 64.": one_scale,
@@ -119,11 +119,13 @@ def check_nf4_codebook(nf4_codebook, rng):
             "blocks.abs().amax(dim=1)",
             "blocks.amax(dim=1)",
         ),
-        "The code is the next value below, not the nearest one: all weights are pulled down by half a step.": (
+        "The code is the next value below, not the nearest one: all weights are pulled down, by half a step on "
+        "average.": (
             "(values[:-1] + values[1:]) / 2",
             "values[1:]",
         ),
-        "The code is the next value above, not the nearest one: all weights are pushed up by half a step.": (
+        "The code is the next value above, not the nearest one: all weights are pushed up, by half a step on "
+        "average.": (
             "(values[:-1] + values[1:]) / 2",
             "values[:-1]",
         ),
@@ -132,8 +134,11 @@ def check_nf4_codebook(nf4_codebook, rng):
             "values = torch.linspace(-1, 1, 16)",
         ),
         "A block of zeros is divided by its absmax of 0: its codes come from nan.": (".clamp(min=1e-38)", ""),
-        "A block's scale is never below 1e-8, so a block of very small weights becomes zeros.": ("1e-38", "1e-8"),
-        "The last, short block is left out.": [
+        "The divisor of a block is never below 1e-8, so a block of very small weights becomes zeros.": (
+            "1e-38",
+            "1e-8",
+        ),
+        "The last, short block is left out: its weights get no codes.": [
             ("F.pad(flat, (0, -flat.numel() % block)).view", "flat[: flat.numel() // block * block].view")
         ],
         "absmax is kept in the dtype of the weights; it is float32, for it multiplies 64 of them.": (
@@ -192,21 +197,24 @@ def check_nf4_quantize(nf4_quantize, rng):
             "nf4_codebook().to(codes.device).index_select(0, codes.flatten().int())",
             "codes.flatten() / 7.5 - 1",
         ),
-        "It divides by absmax. The weights were divided by it, so here it multiplies.": (
+        "The values are divided by absmax: that was done to make the codes, and has to be undone.": (
             "* absmax[:, None]",
             "/ absmax[:, None]",
         ),
-        "The scales alternate from entry to entry (`repeat`): each belongs to a whole block (`repeat_interleave`).": (
+        "The scales alternate from entry to entry: each belongs to a whole block.": (
             "F.pad(values, (0, -numel % block)).view(-1, block) * absmax[:, None]",
             "values * absmax.repeat(block)[:numel]",
         ),
-        "The first scale is used for all blocks.": ("* absmax[:, None]", "* absmax[0]"),
+        "The first scale is used for all blocks: each block was divided by its own.": (
+            "* absmax[:, None]",
+            "* absmax[0]",
+        ),
         "The argument block is not used: it is always 64.": (
             "F.pad(values, (0, -numel % block)).view(-1, block) * absmax[:, None]",
             "values * F.pad(absmax, (0, numel)).repeat_interleave(64)[:numel]",
         ),
         "The weights come back as a flat vector; they had a shape.": (".view(tuple(shape))", ""),
-        "The weights come back in column-major order.": (
+        "The weights come back in column-major order: the codes run along the rows.": (
             ".view(tuple(shape))",
             ".view(tuple(shape)[::-1]).permute(*range(len(shape))[::-1])",
         ),
@@ -225,8 +233,8 @@ def check_nf4_dequantize(nf4_dequantize, rng):
     yield "blocks of one entry", nf4_dequantize(codes[:3], torch.tensor([3.0, 0.5, 1.0]), (3,), 1)
     w = weights(rng, [1.0, 2.0, 0.25], 150, 64)
     yield "there and back", nf4_dequantize(*nf4_quantize(w.view(5, 30)), (5, 30))
-    yield "codes that do not fill the shape", raised(nf4_dequantize, codes, torch.ones(1), (4, 4))
-    yield "too few scales", raised(nf4_dequantize, codes, torch.ones(2), (12,), 4)
+    yield "codes that do not fill the shape are refused", raised(nf4_dequantize, codes, torch.ones(1), (4, 4))
+    yield "too few scales are refused", raised(nf4_dequantize, codes, torch.ones(2), (12,), 4)
 
 
 def scales(rng: torch.Generator, sizes: dict[int, float]) -> Tensor:
@@ -280,11 +288,17 @@ def scales(rng: torch.Generator, sizes: dict[int, float]) -> Tensor:
             "second_absmax = blocks.abs()",
             "second_absmax = (blocks + offset).abs()",
         ),
-        "The second scale is the largest entry, not the largest magnitude.": ("blocks.abs().amax", "blocks.amax"),
+        "The second scale is the largest entry, not the largest magnitude: scales far below the mean are cut off.": (
+            "blocks.abs().amax",
+            "blocks.amax",
+        ),
         "The 256 values are evenly spaced (plain int8). The dynamic type puts more of them near 0, where most deviations "
         "are.": ("values = dynamic_codebook().to(absmax.device)", "values = torch.linspace(-1, 1, 256)"),
-        "The code is the next value below, not the nearest one.": ("(values[:-1] + values[1:]) / 2", "values[1:]"),
-        "One second scale serves all blocks.": (
+        "The code is the next value below, not the nearest one: all scales come back too small.": (
+            "(values[:-1] + values[1:]) / 2",
+            "values[1:]",
+        ),
+        "One second scale serves all blocks: a single large deviation then spoils them all.": (
             "second_absmax = blocks.abs().amax(dim=1)",
             "second_absmax = blocks.abs().amax().expand(len(blocks)).clone()",
         ),
@@ -305,7 +319,7 @@ def scales(rng: torch.Generator, sizes: dict[int, float]) -> Tensor:
 )
 def check_double_quantize(double_quantize, rng):
     yield "four scales", double_quantize(torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    yield "they come back", double_dequantize(*double_quantize(torch.tensor([1.0, 2.0, 3.0, 4.0])))
+    yield "the same, dequantized again", double_dequantize(*double_quantize(torch.tensor([1.0, 2.0, 3.0, 4.0])))
     yield "far below the mean", double_quantize(torch.tensor([1.0, 1.5, 1.5, 1.5, 1.5]))
     yield "blocks of four, the last one short", double_quantize(scales(rng, {4: 0.5, 2: 0.25}), 4)
     yield "two blocks of two with other means", double_quantize(torch.tensor([0.25, 0.75, 1.0, 2.0]), 2)
@@ -328,16 +342,17 @@ def check_double_quantize(double_quantize, rng):
     ),
     mistakes={
         "The second scale, which double quantization adds, is not counted.": (" + 32 / (block * second_block)", ""),
-        "The second scale is shared by second_block weights. It is shared by second_block scales, each of block weights.": (
+        "The second scale is counted as if second_block weights shared it: second_block scales do, each of a whole "
+        "block.": (
             "32 / (block * second_block)",
             "32 / second_block",
         ),
         "The scales are counted as 16 bits; they are float32.": ("4 + 32 / block", "4 + 16 / block"),
-        "Only the codes are counted, not the scales.": [
+        "Only the codes are counted: without the scales they cannot be read.": [
             ("4 + 32 / block", "4.0"),
             ("4 + 8 / block + 32 / (block * second_block)", "4.0"),
         ],
-        "A quantized scale takes 8 bits, not 4.": ("8 / block", "4 / block"),
+        "A quantized scale is counted as 4 bits: it takes 8.": ("8 / block", "4 / block"),
     },
 )
 def check_bits_per_parameter(bits_per_parameter, rng):
@@ -421,8 +436,8 @@ FROZEN = "FrozenProduct.apply(x, lambda: self.dequantized().to(x.dtype))"
     hints=(
         "In __init__: `nf4_quantize`, then `double_quantize` its absmax, `pack_codes` the codes, and `register_buffer` "
         "all of it, and the bias. Nothing else of `base` may stay.",
-        "The way back: `double_dequantize` gives absmax, and `dequantize_packed` the weight. "
-        "`FrozenProduct.apply(x, self.dequantized)` is x Wᵀ with the gradient for x.",
+        "The way back: `double_dequantize` gives absmax, and `dequantize_packed` the weight. `FrozenProduct` takes "
+        "x and a function that makes the weight, in the dtype of x: it calls that anew in the backward pass.",
         "A is an nn.Parameter (rank, d_in), random, B one of zeros (d_out, rank). The output is the frozen product, plus "
         "bias, plus alpha / rank · dropout(x) @ A.T @ B.T. Dropout works on that second path only.",
     ),
@@ -433,7 +448,7 @@ FROZEN = "FrozenProduct.apply(x, lambda: self.dequantized().to(x.dtype))"
             "block, alpha / rank",
             "block, alpha / rank**0.5",
         ),
-        "The bias of the base layer is lost.": (
+        "The bias of the base layer is lost: quantized or not, it belongs to the output.": (
             "None if base.bias is None else base.bias.detach().clone()",
             "None",
         ),
@@ -459,7 +474,8 @@ FROZEN = "FrozenProduct.apply(x, lambda: self.dequantized().to(x.dtype))"
             ('"codes", pack_codes(codes)', '"codes", codes'),
             ("dequantize_packed(self.codes", "nf4_dequantize(self.codes"),
         ],
-        "The scales are kept in float32, not quantized a second time.": [
+        "The scales are kept in float32, not quantized a second time: that is half a bit for each weight, not an "
+        "eighth.": [
             ('"absmax_codes", absmax_codes', '"absmax", absmax'),
             ("double_dequantize(self.absmax_codes, self.second_absmax, self.offset)", "self.absmax"),
         ],
@@ -471,11 +487,11 @@ FROZEN = "FrozenProduct.apply(x, lambda: self.dequantized().to(x.dtype))"
             FROZEN,
             "F.linear(x.detach(), self.dequantized().to(x.dtype))",
         ),
-        "A is zero too: the gradient of each factor is multiplied by the other, so neither ever moves.": (
+        "Both factors start at zero: the gradient of each is multiplied by the other, so neither ever moves.": (
             "torch.empty(rank, d_in).uniform_(-1, 1, generator=generator).to(base.weight) / d_in**0.5",
             "torch.zeros(rank, d_in).to(base.weight)",
         ),
-        "B is random, so the layer does not begin as the layer that it replaces.": (
+        "Factor B is random, so the layer does not begin as the layer that it replaces.": (
             "torch.zeros(d_out, rank).to(base.weight)",
             "torch.empty(d_out, rank).uniform_(-1, 1, generator=generator).to(base.weight)",
         ),
@@ -492,7 +508,7 @@ FROZEN = "FrozenProduct.apply(x, lambda: self.dequantized().to(x.dtype))"
             "        y = FrozenProduct",
             "        x = self.dropout(x)\n        y = FrozenProduct",
         ),
-        "The argument dropout is not used.": ("nn.Dropout(dropout)", "nn.Dropout(0.0)"),
+        "The argument dropout is not used: nothing is ever dropped.": ("nn.Dropout(dropout)", "nn.Dropout(0.0)"),
         "Dropout hits what A gives, rank numbers, not the entries of x.": (
             "(self.dropout(x) @ self.A.T)",
             "self.dropout(x @ self.A.T)",
@@ -572,5 +588,5 @@ def check_QLoRALinear(QLoRALinear, rng):
     yield "no full weight is kept", [still_there() is None, held <= allowed], {"bytes": held, "allowed": allowed}
     kept = max(saved_sizes(lambda: layer(torch.ones(1, 192, requires_grad=True))), default=0)
     yield "no full weight is kept for the backward pass", kept < numel, {"largest tensor kept": kept}
-    yield "another layer is refused", raised(QLoRALinear, nn.ReLU(), 2, 1.0), {}
+    yield "a layer that is not linear is refused", raised(QLoRALinear, nn.ReLU(), 2, 1.0), {}
     yield "a rank of 0 is refused", raised(QLoRALinear, nn.Linear(4, 4), 0, 1.0), {}

@@ -59,12 +59,13 @@ def summed_first(model, batches):
         "any micro-batch has run?",
         "Count the labels of all micro-batches first, after the shift: `batch['labels'][:, 1:] != -100`. Then each micro-batch "
         "adds its own sum of losses, divided by that one count.",
-        "`F.cross_entropy(..., reduction='sum') / n_counted`, then `.backward()` at once: gradients add up in `.grad` by "
-        "themselves. Add `loss.item()` to a running total.",
+        "`F.cross_entropy` gives sums with reduction='sum'. Go backward for each micro-batch before the next one "
+        "is read: gradients add up in `.grad` by themselves, and the graph is let go. For the total add numbers "
+        "(`.item()`), not tensors.",
     ),
     mistakes={
-        "Each micro-batch's mean is taken, and then the mean of the means: a label in a micro-batch of few labels counts for more. "
-        "Several training libraries did so until October 2024.": (
+        "Each micro-batch's mean is taken, and then the mean of those: a label among few counts for more. Several "
+        "training libraries did so until October 2024.": (
             'reduction="sum") / n_counted',
             'reduction="mean") / len(micro_batches)',
         ),
@@ -84,7 +85,10 @@ def summed_first(model, batches):
             '(batch["labels"][:, 1:] != -100).sum().item()',
             '(batch["labels"] != -100).sum().item()',
         ),
-        "Only the last micro-batch's loss is returned.": ("total += loss.item()", "total = loss.item()"),
+        "Only the last micro-batch's loss is returned: the gradients are right, the number is that of a part.": (
+            "total += loss.item()",
+            "total = loss.item()",
+        ),
         "backward() is never called: the loss is right, and nothing is learnt.": ("        loss.backward()\n", ""),
         "All graphs are held until one backward pass at the end: the memory is that of the whole batch, and saving it was the "
         "point.": summed_first,
@@ -102,11 +106,17 @@ def check_accumulate_sft(accumulate_sft, rng):
         grads = [torch.zeros(()) if p.grad is None else p.grad.clone() for p in (model.table, model.head)]
         yield f"{label}: the loss and the gradients", [float(loss), *grads]
         if label == "labels on everything":
-            yield "the gradient of one is there before the next is read", model.seen
+            yield "whether a gradient was there already, at each micro-batch", model.seen
             again = accumulate_sft(model, batches)
-            yield "a second call adds to the gradients", [float(again), 0 if model.head.grad is None else model.head.grad]
+            yield (
+                "a second call adds to the gradients",
+                [float(again), 0 if model.head.grad is None else model.head.grad],
+            )
     empty = micro_batches(rng, [(2, 4), (1, 3)], [0, 0])
-    yield "no labels that count, no micro-batch", [raised(accumulate_sft, Reader(rng), b) for b in (empty, [])]
+    yield (
+        "labels that never count, and no micro-batch, are refused",
+        [raised(accumulate_sft, Reader(rng), b) for b in (empty, [])],
+    )
 
 
 @functools.cache
@@ -142,8 +152,8 @@ def chats(*contents):
         "begins in the row, and where it ends.",
         "Left-padded, all prompts of a batch end in the same column, so the reply is `written[:, width:]` for every row. The attention "
         "mask is 0 on the padding.",
-        "`model.generate(input_ids=..., attention_mask=..., max_new_tokens=..., do_sample=False, eos_token_id=stop, "
-        "pad_token_id=stop)` with the id of <|im_end|>; decode with skip_special_tokens=True. If you sort by length to pad "
+        "Beside ids and mask `model.generate` must be told how many new tokens, that it is not to sample, and the "
+        "id of <|im_end|>, as the end and as padding. Decode without special tokens. If you sort by length to pad "
         "less, put the replies back in order.",
     ),
     mistakes={
@@ -170,7 +180,10 @@ def chats(*contents):
             "eos_token_id=stop",
             "eos_token_id=tokenizer.eos_token_id",
         ),
-        "Markers such as <|im_end|> stay in the text.": ("skip_special_tokens=True", "skip_special_tokens=False"),
+        "Markers such as <|im_end|> stay in the text: they are for the model, not for who reads the reply.": (
+            "skip_special_tokens=True",
+            "skip_special_tokens=False",
+        ),
     },
 )
 def check_replies(replies, rng):
@@ -189,4 +202,4 @@ def check_replies(replies, rng):
     found = replies(model, tokenizer, [system, longer], max_new_tokens=8)
     yield "with a system message, and a second turn", [text.strip() for text in found]
     yield "no conversation", replies(model, tokenizer, [])
-    yield "a prompt that does not fit", raised(replies, model, tokenizer, chats("very long " * 150))
+    yield "a prompt that does not fit is refused", raised(replies, model, tokenizer, chats("very long " * 150))

@@ -60,7 +60,10 @@ def filled(module: nn.Module, rng: torch.Generator) -> nn.Module:
         ),
         "The position is multiplied by 10000^(2i / d_model) in place of divided: the angles race, and "
         "neighbours look unrelated.": ("10000 ** (torch", "10000 ** -(torch"),
-        "An odd d_model is not refused with a ValueError: its last sine has no cosine.": ("if d_model % 2:", "if False:"),
+        "An odd d_model is not refused with a ValueError: its last sine has no cosine.": (
+            "if d_model % 2:",
+            "if False:",
+        ),
     },
     atol=1e-4,  # float32 angles up to 60 radians
 )
@@ -201,7 +204,10 @@ def check_LayerNorm(LayerNorm, rng):
             ("nn.Linear(d_model, d_ff", "nn.Linear(d_model, 4 * d_model"),
             ("nn.Linear(d_ff, d_model", "nn.Linear(4 * d_model, d_model"),
         ],
-        "w_out has a bias though bias=False asked for none.": ("nn.Linear(d_ff, d_model, bias=bias)", "nn.Linear(d_ff, d_model)"),
+        "w_out has a bias though bias=False asked for none.": (
+            "nn.Linear(d_ff, d_model, bias=bias)",
+            "nn.Linear(d_ff, d_model)",
+        ),
     },
 )
 def check_FeedForward(FeedForward, rng):
@@ -231,15 +237,15 @@ def check_FeedForward(FeedForward, rng):
         "Each sublayer computes an update, and the update is added to x. Nothing else touches the stream.",
         "`make_norm(config)` makes a norm; `MultiHeadAttention(config.d_model, config.n_heads, bias=config.bias)` and "
         "`FeedForward(config.d_model, config.d_ff, bias=config.bias)` are the two sublayers.",
-        "Write the two lines of the docstring for \"pre\" under an `if`, and those for \"post\" after it. Only attention "
+        'Write the two lines of the docstring for "pre" under an `if`, and those for "post" after it. Only attention '
         "takes key_mask. Use x = x + …, not x += …, which would overwrite the caller's tensor.",
     ),
     mistakes={
-        "The norm is always placed before the sublayer; with norm_placement \"post\" it comes after the sum.": (
+        'The norm is always placed before the sublayer; with norm_placement "post" it comes after the sum.': (
             'if self.config.norm_placement == "pre":',
             "if True:",
         ),
-        "The norm is always placed after the sum; with norm_placement \"pre\" only the sublayer's input is normalised, "
+        'The norm is always placed after the sum; with norm_placement "pre" only the sublayer\'s input is normalised, '
         "and the stream itself passes untouched.": ('if self.config.norm_placement == "pre":', "if False:"),
         "norm_1 is used before both sublayers, and norm_2 by none.": (
             "x + self.feed_forward(self.norm_2(x))\n        x =",
@@ -274,7 +280,7 @@ def check_FeedForward(FeedForward, rng):
             ("self.attention(self.norm_1(x), key_mask)", "self.attention(self.norm_1(x))"),
             ("self.attention(x, key_mask)", "self.attention(x)"),
         ],
-        "With norm_placement \"post\" the norm goes over the sum x + sublayer(x), not over the sublayer's output alone.": [
+        'With norm_placement "post" the norm goes over the sum x + sublayer(x), not over the sublayer\'s output alone.': [
             ("self.norm_1(x + self.attention(x, key_mask))", "x + self.norm_1(self.attention(x, key_mask))"),
             ("self.norm_2(x + self.feed_forward(x))", "x + self.norm_2(self.feed_forward(x))"),
         ],
@@ -287,7 +293,10 @@ def check_FeedForward(FeedForward, rng):
             "FeedForward(config.d_model, 4 * config.d_model,",
         ),
         "config.bias does not reach the attention or the feed-forward net.": [
-            ("MultiHeadAttention(config.d_model, config.n_heads, bias=config.bias)", "MultiHeadAttention(config.d_model, config.n_heads)"),
+            (
+                "MultiHeadAttention(config.d_model, config.n_heads, bias=config.bias)",
+                "MultiHeadAttention(config.d_model, config.n_heads)",
+            ),
             ("FeedForward(config.d_model, config.d_ff, bias=config.bias)", "FeedForward(config.d_model, config.d_ff)"),
         ],
     },
@@ -351,7 +360,10 @@ def check_Block(Block, rng):
             '("w_o.weight", "w_out.weight", "w_in.weight")',
         ),
         "0.02 is taken as the variance. It is the standard deviation, so the weights are 7 times too large.": [
-            ("std = 0.02 / math.sqrt(2 * n_layers) if writes else 0.02", "std = 0.02**0.5 / math.sqrt(2 * n_layers) if writes else 0.02**0.5"),
+            (
+                "std = 0.02 / math.sqrt(2 * n_layers) if writes else 0.02",
+                "std = 0.02**0.5 / math.sqrt(2 * n_layers) if writes else 0.02**0.5",
+            ),
         ],
         "The embeddings are left as PyTorch made them, with standard deviation 1 in place of 0.02.": (
             "if parameter.dim() >= 2:",
@@ -394,7 +406,11 @@ def check_init_weights(init_weights, rng):
     residual = ("w_o.weight", "w_out.weight")
     for end in residual:
         unit = 0.02 / 16**0.5
-        yield f"standard deviation of {end}, in units of 0.02 / √16", round(values(model, end).std().item() / unit, 1), shown
+        yield (
+            f"standard deviation of {end}, in units of 0.02 / √16",
+            round(values(model, end).std().item() / unit, 1),
+            shown,
+        )
     deeper = values(made(2, seed), *residual).std().item()
     yield "the same for n_layers = 2, in units of 0.02 / √4", round(deeper / 0.01, 1), {"n_layers": 2}
     yield "the largest bias", values(model, "bias").abs().max().item(), shown
@@ -403,7 +419,11 @@ def check_init_weights(init_weights, rng):
     drawn = values(model, *matrices)
     yield "the mean of the matrices, in units of 0.02", round((drawn.mean() / 0.02).item(), 1), shown
     beyond = (drawn.abs() > 2 * drawn.std()).float().mean().item()
-    yield "about 1 value in 22 is beyond two standard deviations, as in a normal distribution", 0.03 < beyond < 0.06, shown
+    yield (
+        "about 1 value in 22 is beyond two standard deviations, as in a normal distribution",
+        0.03 < beyond < 0.06,
+        shown,
+    )
     again, other = values(made(8, seed), *matrices), values(made(8, seed + 1), *matrices)
     yield "the same seed gives the same weights", torch.equal(drawn, again), shown
     yield "another seed gives other weights", not torch.equal(drawn, other), shown
@@ -417,10 +437,10 @@ def check_init_weights(init_weights, rng):
         "Follow one token: its embedding, plus its position's, through the blocks in turn, the final norm, and then a "
         "dot product with every token's embedding.",
         "`nn.ModuleList(Block(config) for _ in range(config.n_layers))` holds the blocks. The sinusoidal table is a buffer, "
-        "not a parameter: `self.register_buffer(\"position_table\", table, persistent=False)`. Call init_weights last.",
+        'not a parameter: `self.register_buffer("position_table", table, persistent=False)`. Call init_weights last.',
         "hidden_states: check the length; positions are torch.arange(seq), or (key_mask.cumsum(1) - 1).clamp(min=0); "
-        "x = self.token_embedding(token_ids); add the position embeddings (\"learned\"), or take √d_model x + the table's rows "
-        "(\"sinusoidal\"); run the blocks with key_mask; return self.final_norm(x). forward: F.linear(hidden, "
+        'x = self.token_embedding(token_ids); add the position embeddings ("learned"), or take √d_model x + the table\'s rows '
+        '("sinusoidal"); run the blocks with key_mask; return self.final_norm(x). forward: F.linear(hidden, '
         "self.token_embedding.weight).",
     ),
     mistakes={
@@ -430,7 +450,10 @@ def check_init_weights(init_weights, rng):
         ),
         "Padding takes up positions, so a row padded on the left gets other logits than the same row alone. A token's "
         "position is the number of real tokens before it.": ("if key_mask is not None:", "if False:"),
-        "The length is read off the batch axis: token_ids is (batch, seq).": ("token_ids.shape[1]", "token_ids.shape[0]"),
+        "The length is read off the batch axis: token_ids is (batch, seq).": (
+            "token_ids.shape[1]",
+            "token_ids.shape[0]",
+        ),
         "The head has a matrix of its own. The logits are products with the token embeddings: one matrix for both.": [
             (
                 "        self.blocks = nn.ModuleList(",
@@ -453,7 +476,7 @@ def check_init_weights(init_weights, rng):
             "return self.final_norm(x)",
             "return x",
         ),
-        "There is a final norm with norm_placement \"post\" too, where the last block has already ended in one.": (
+        'There is a final norm with norm_placement "post" too, where the last block has already ended in one.': (
             'make_norm(config) if config.norm_placement == "pre" else nn.Identity()',
             "make_norm(config)",
         ),
@@ -522,7 +545,11 @@ def check_GPT(GPT, rng):
         yield f"{label}: parameters", shapes(model), {"config": tiny(**changes)}
         yield f"{label}: logits", model(token_ids), {"token_ids": token_ids, **changes}
         padded = model(token_ids[:, :3], left)[left]
-        yield f"{label}: logits, padded on the left", padded, {"token_ids": token_ids[:, :3], "key_mask": left, **changes}
+        yield (
+            f"{label}: logits, padded on the left",
+            padded,
+            {"token_ids": token_ids[:, :3], "key_mask": left, **changes},
+        )
         if label == "no positions":
             yield "seven tokens without positions", raised(model, too_long), {"token_ids": too_long, **changes}
     larger = tiny(vocab_size=60, d_model=32, n_layers=8)
@@ -543,7 +570,7 @@ def check_GPT(GPT, rng):
         "With d = d_model: attention has four (d, d) matrices, the feed-forward net two of d · d_ff, a norm d weights. "
         "Biases, where there are any: 4d, d_ff + d, and d for each norm.",
         "vocab_size · d + context_length · d (learned only) + n_layers · (attention + feed-forward + 2 norms) + one final "
-        "norm (\"pre\" only). The head adds nothing.",
+        'norm ("pre" only). The head adds nothing.',
     ),
     mistakes={
         "The head is counted. It is the token embedding's matrix, which is there already.": (
@@ -553,7 +580,7 @@ def check_GPT(GPT, rng):
         "The biases are counted although config.bias is False.": ("int(config.bias)", "1"),
         "The biases are left out.": ("int(config.bias)", "0"),
         "The final norm is left out.": ("+ 2 * norm) + final_norm", "+ 2 * norm)"),
-        "A final norm is counted with norm_placement \"post\", which has none.": (
+        'A final norm is counted with norm_placement "post", which has none.': (
             'norm if config.norm_placement == "pre" else 0',
             "norm",
         ),
@@ -570,7 +597,7 @@ def check_GPT(GPT, rng):
             "3 * (d * d + bias * d)",
         ),
         "A block has two norms, one before each sublayer.": ("2 * norm", "norm"),
-        "Norms are counted although config.norm is \"none\".": (' if config.norm == "layernorm" else 0', ""),
+        'Norms are counted although config.norm is "none".': (' if config.norm == "layernorm" else 0', ""),
         "The hidden width is taken as 4 d_model; config.d_ff decides.": [
             ("2 * d * config.d_ff", "2 * d * 4 * d"),
             ("(config.d_ff + d)", "5 * d"),
@@ -615,7 +642,10 @@ def check_count_parameters(count_parameters, rng):
             "2 * n * n * d",
         ),
         "The attention is counted once for each head at the full width d_model. A head works on d_head numbers, "
-        "so the heads together cost as much as one of width d_model.": ("2 * 2 * n * n * d", "2 * 2 * n * n * d * config.n_heads"),
+        "so the heads together cost as much as one of width d_model.": (
+            "2 * 2 * n * n * d",
+            "2 * 2 * n * n * d * config.n_heads",
+        ),
         "Only one of the two linear maps of the feed-forward net is counted.": (
             "2 * 2 * n * d * config.d_ff",
             "2 * n * d * config.d_ff",
@@ -646,7 +676,12 @@ def check_transformer_flops(transformer_flops, rng):
 
 
 def published(
-    rng: torch.Generator, config: GPTConfig, conv1d: bool, prefix: str = "transformer.", masks: bool = False, head: bool = True
+    rng: torch.Generator,
+    config: GPTConfig,
+    conv1d: bool,
+    prefix: str = "transformer.",
+    masks: bool = False,
+    head: bool = True,
 ) -> dict[str, Tensor]:
     """Random weights under the names and in the layout of a published GPT-2."""
     d, weights = config.d_model, {}
@@ -710,8 +745,8 @@ def published(
             'if not name.endswith((".attn.bias", ".attn.masked_bias")):',
             "if True:",
         ),
-        "`c_attn.bias` was dropped with the masks: its name ends with \"attn.bias\" too. The masks' end with "
-        "\".attn.bias\".": [
+        '`c_attn.bias` was dropped with the masks: its name ends with "attn.bias" too. The masks\' end with '
+        '".attn.bias".': [
             ('".attn.bias", ".attn.masked_bias"', '"attn.bias", "attn.masked_bias"'),
             ("if source.keys() != wanted:", "if source.keys() - wanted:"),
         ],

@@ -133,8 +133,15 @@ def check_merge_pair(merge_pair, rng):
 # -------------------------------------------------------------------------------------------------- train_bpe
 
 
-def train_slowly(text, vocab_size, special_tokens=(), pattern=reference.GPT2_PATTERN, least=1, first_of_equals=False,
-                 count=reference.count_pairs):
+def train_slowly(
+    text,
+    vocab_size,
+    special_tokens=(),
+    pattern=reference.GPT2_PATTERN,
+    least=1,
+    first_of_equals=False,
+    count=reference.count_pairs,
+):
     """Counts everything anew for each merge: as slow as it is plain, and easy to get wrong in the ways of people."""
     parts = reference.split_special(text, special_tokens)
     words = [list(w.encode()) for part in parts if part not in special_tokens for w in regex.findall(pattern, part)]
@@ -369,7 +376,10 @@ def check_encode_bpe(encode_bpe, rng):
     vocab, merges = with_merges((b"a", b"b"), (b"b", b" "), (b" ", b"ab"))
     yield "pre-tokens stay apart", *encoded("b ab", vocab, merges)
     yield "spaces and line ends are kept", *encoded("ab   b\n\n a", vocab, merges)
-    yield "characters of two, three and four bytes", *encoded("é你🙂", *with_merges((b"\xc3", b"\xa9"), (b"\xe4", b"\xbd")))
+    yield (
+        "characters of two, three and four bytes",
+        *encoded("é你🙂", *with_merges((b"\xc3", b"\xa9"), (b"\xe4", b"\xbd"))),
+    )
     turned = {300 - token_id: token for token_id, token in vocab.items()}
     yield "a vocab that numbers its tokens otherwise", *encoded("ab ab", turned, merges)
     yield "no text", *encoded("", vocab, merges)
@@ -646,7 +656,10 @@ def pads_by_truncating(sequences, pad_id, side="right"):
             "0",
         ),
         "The mask marks the padding; 1 should stand for a real token.": [
-            ("torch.zeros(len(sequences), length, dtype=torch.long)", "torch.ones(len(sequences), length, dtype=torch.long)"),
+            (
+                "torch.zeros(len(sequences), length, dtype=torch.long)",
+                "torch.ones(len(sequences), length, dtype=torch.long)",
+            ),
             ("len(sequence)] = 1", "len(sequence)] = 0"),
         ],
         "The padding is always 0, whatever pad_id is.": (

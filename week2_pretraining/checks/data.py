@@ -391,7 +391,10 @@ def _last_chunk_pushed_back(token_ids, context_length, overlap=0):
         "Append token_ids[start : start + context_length]; stop as soon as start + context_length reaches the end.",
     ),
     mistakes={
-        "All that comes after the first piece is lost: that is truncation.": ("start += context_length - overlap", "break"),
+        "All that comes after the first piece is lost: that is truncation.": (
+            "start += context_length - overlap",
+            "break",
+        ),
         "The last, shorter piece is dropped: the end of every document is never learned.": (
             "chunks.append(token_ids[start : start + context_length])",
             "chunks.extend([token_ids[start : start + context_length]] if start + context_length <= len(token_ids) else [])",

@@ -542,7 +542,11 @@ def check_load_checkpoint(load_checkpoint, rng):
             yield label, outcome, told
             yield f"{label}: fields named in the message", named, told
             yield f"{label}: model, optimizer and generator", _state(*run), {**told, "before": before}
-        yield "a folder was made by the code in the file", proof.exists(), {"path": "calls os.mkdir when it is unpickled"}
+        yield (
+            "a folder was made by the code in the file",
+            proof.exists(),
+            {"path": "calls os.mkdir when it is unpickled"},
+        )
 
 
 def _linear_not_log(sizes, losses):
@@ -687,8 +691,8 @@ def check_chinchilla_optimal(chinchilla_optimal, rng):
             '("w_k", "w_q", "w_v")',
         ),
         "The weights of c_attn are joined along the wrong axis: heads of query, key and value come out mixed.": (
-            "value = torch.cat([rest.pop(f\"{source}.{kind}\") for source in sources])",
-            "value = torch.cat([rest.pop(f\"{source}.{kind}\") for source in sources], dim=-1)\n"
+            'value = torch.cat([rest.pop(f"{source}.{kind}") for source in sources])',
+            'value = torch.cat([rest.pop(f"{source}.{kind}") for source in sources], dim=-1)\n'
             "            value = value.T.reshape(-1, value.shape[0]) if value.dim() == 2 and len(sources) == 3 else value",
         ),
         "The prefix `transformer.` is missing: GPT2LMHeadModel finds none of its names.": [

@@ -116,8 +116,10 @@ def _cut(order_of_cuts):
         "top_p is measured on all tokens, not on those that top_k left: it cuts less than was asked.": _cut(
             ["temperature", "top_p", "top_k"]
         ),
-        "The token that crosses top_p is cut too: the prefix must reach p, so a first token above p leaves "
-        "nothing.": ("before < top_p", "before + ordered < top_p"),
+        "The token that crosses top_p is cut too: the prefix must reach p, so a first token above p leaves nothing.": (
+            "before < top_p",
+            "before + ordered < top_p",
+        ),
         "The token that crosses top_p is cut (only the first is spared): the prefix then has less mass than p.": (
             "before < top_p",
             "(before + ordered < top_p) | (before == 0)",
@@ -324,7 +326,7 @@ def _each_time_again(logits, token_ids, penalty, key_mask=None):
             "logits / penalty",
         ),
         "The two cases are the wrong way round: seen tokens become likelier.": ("logits > 0", "logits < 0"),
-        "A token is penalized once for each time it stands there: \"the\" soon becomes impossible.": _each_time_again,
+        'A token is penalized once for each time it stands there: "the" soon becomes impossible.': _each_time_again,
         "The penalty is subtracted: another idea (a presence penalty), with another scale.": (
             "torch.where(logits > 0, logits / penalty, logits * penalty)",
             "logits - penalty",
@@ -451,7 +453,10 @@ _LOOP = "for _ in range(max_new_tokens):"
             "pass",
         ),
         "Everything stops when the first row ends: the other rows are cut off.": ("ended.all()", "ended.any()"),
-        "It never stops early: a short answer costs as much as the longest one allowed.": ("if ended.all():", "if False:"),
+        "It never stops early: a short answer costs as much as the longest one allowed.": (
+            "if ended.all():",
+            "if False:",
+        ),
         "A row counts as ended where its prompt holds the end-of-text token: a prompt may begin with it.": (
             "torch.zeros(token_ids.shape[0], dtype=torch.bool, device=token_ids.device)",
             "torch.zeros(len(token_ids), dtype=torch.bool) if eos_id is None else (token_ids == eos_id).any(dim=1)",
@@ -805,18 +810,33 @@ def _logarithms_of_softmax(expert_logits, amateur_logits, alpha=0.1, amateur_tem
             "expert.max()",
         ),
         "The temperature is the expert's here: it belongs to the amateur.": [
-            ("torch.log_softmax(expert_logits.float(), dim=-1)", "torch.log_softmax(expert_logits.float() / amateur_temperature, -1)"),
-            ("torch.log_softmax(amateur_logits.float() / amateur_temperature, dim=-1)", "torch.log_softmax(amateur_logits.float(), -1)"),
+            (
+                "torch.log_softmax(expert_logits.float(), dim=-1)",
+                "torch.log_softmax(expert_logits.float() / amateur_temperature, -1)",
+            ),
+            (
+                "torch.log_softmax(amateur_logits.float() / amateur_temperature, dim=-1)",
+                "torch.log_softmax(amateur_logits.float(), -1)",
+            ),
         ],
-        "The amateur's temperature is not used.": ("amateur_logits.float() / amateur_temperature", "amateur_logits.float()"),
+        "The amateur's temperature is not used.": (
+            "amateur_logits.float() / amateur_temperature",
+            "amateur_logits.float()",
+        ),
         "Raw logits are subtracted: without the softmax's normalizer the scores are shifted from text to text.": [
             ("torch.log_softmax(expert_logits.float(), dim=-1)", "expert_logits.float()"),
-            ("torch.log_softmax(amateur_logits.float() / amateur_temperature, dim=-1)", "amateur_logits.float() / amateur_temperature"),
+            (
+                "torch.log_softmax(amateur_logits.float() / amateur_temperature, dim=-1)",
+                "amateur_logits.float() / amateur_temperature",
+            ),
         ],
         "Probabilities are subtracted, where the paper takes their ratio.": _probabilities_subtracted,
         "The logarithm is taken of a softmax: a token that the amateur finds nearly impossible has p = 0 in float32, and its "
         "score is infinite.": _logarithms_of_softmax,
-        "An implausible token gets score 0: that can be better than a plausible one's.": ("~plausible, -math.inf", "~plausible, 0.0"),
+        "An implausible token gets score 0: that can be better than a plausible one's.": (
+            "~plausible, -math.inf",
+            "~plausible, 0.0",
+        ),
     },
 )
 def check_contrastive_decode(contrastive_decode, rng):
@@ -830,7 +850,10 @@ def check_contrastive_decode(contrastive_decode, rng):
     expert = expert * torch.tensor([[1.0], [0.3], [2.0]])
     yield "three rows of nine tokens, alpha = 0.3", contrastive_decode(expert, amateur, 0.3, 1.5)
     yield "an axis more", contrastive_decode(expert[:, None] + 2, amateur[:, None], 0.13)
-    yield "an amateur 300 nats away", contrastive_decode(torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([[300.0, -300.0, 0.0]]))
+    yield (
+        "an amateur 300 nats away",
+        contrastive_decode(torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([[300.0, -300.0, 0.0]])),
+    )
     yield "float16", contrastive_decode(expert.half(), amateur.half(), 0.3, 0.01)
     yield "alpha of 0 and of 1.5 are refused", [raised(contrastive_decode, expert, amateur, a) for a in (0.0, 1.5)]
     yield "temperature 0 is refused", raised(contrastive_decode, expert, amateur, 0.1, 0.0)

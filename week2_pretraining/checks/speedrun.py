@@ -159,12 +159,18 @@ _START = "torch.linalg.matrix_norm(x, keepdim=True)"
     mistakes={
         "The matrix is not divided by its norm first: the quintic grows without bound for singular values above 1.7, and the "
         "result is nan, or noise.": ("x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)", "x = x + 0"),
-        "One norm for the whole batch: what one matrix becomes depends on the others.": (_START, "torch.linalg.vector_norm(x)"),
+        "One norm for the whole batch: what one matrix becomes depends on the others.": (
+            _START,
+            "torch.linalg.vector_norm(x)",
+        ),
         "Each row is divided by its own norm: that changes the directions before the iteration has begun.": (
             _START,
             "x.norm(dim=-1, keepdim=True)",
         ),
-        "Without the small number in the denominator a gradient of zeros becomes nan, and nan stays.": ("keepdim=True) + 1e-7)", "keepdim=True))"),
+        "Without the small number in the denominator a gradient of zeros becomes nan, and nan stays.": (
+            "keepdim=True) + 1e-7)",
+            "keepdim=True))",
+        ),
         "The powers are taken of the entries, not of the matrix: no singular vector stays where it was.": _entry_by_entry,
         "These are the coefficients of the classical cubic, 1.5 and -0.5: safe, but small singular values grow by only half "
         "in a round, and five rounds leave them small.": (
@@ -264,7 +270,10 @@ _DIRECTION = "direction = gradient.lerp(buffer, momentum)"
         ),
         "The decay is added to the gradient, as in plain L2: orthogonalize then mixes it with the direction. Muon's decay is "
         "decoupled, as AdamW's.": [
-            ("momentum_buffer.lerp(gradient, 1 - momentum)", "momentum_buffer.lerp(gradient + weight_decay * weights, 1 - momentum)"),
+            (
+                "momentum_buffer.lerp(gradient, 1 - momentum)",
+                "momentum_buffer.lerp(gradient + weight_decay * weights, 1 - momentum)",
+            ),
             ("(1 - lr * weight_decay) * weights", "weights"),
         ],
         "The old buffer is returned: the momentum never builds up.": (

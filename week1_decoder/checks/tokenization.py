@@ -328,7 +328,7 @@ def encodes_special_unasked(text, vocab, merges, special_tokens=()):
             "min(pairwise(ids), key=lambda pair: ranks.get(pair, math.inf))",
             "max(pairwise(ids), key=lambda pair: ranks.get(pair, -1))",
         ),
-        "Each pre-token gets one merge only; go on until no merge fits.": (
+        "Each pre-token gets one merge only, though others still fit.": (
             "while len(ids) > 1:",
             "for _ in range(len(ids) > 1):",
         ),

@@ -46,8 +46,8 @@ def _gradients(parameters):
             'own["v"] / (1 - beta2**t)',
             'own["v"]',
         ),
-        "The correction of the first step is used in all of them: later, when the zeros of the start are long "
-        "forgotten, the steps are still scaled, with the usual betas to a third.": [
+        "The correction of the first step is used in all of them: long after the start the steps are still scaled, "
+        "with the usual betas to a third.": [
             ("(1 - beta1**t)", "(1 - beta1)"),
             ("(1 - beta2**t)", "(1 - beta2)"),
         ],

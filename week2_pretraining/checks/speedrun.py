@@ -181,7 +181,7 @@ _START = "torch.linalg.matrix_norm(x, keepdim=True)"
             "a, b, c = 3.4445, -4.7750, 2.0315",
             "a, b, c = 1.5, -0.5, 0.0",
         ),
-        "b and c are exchanged: the cubic term must pull down and the quintic one push up again.": (
+        "b and c are exchanged: it is the cubic term that pulls down, and the quintic one that pushes up again.": (
             "(b * gram + c * gram @ gram)",
             "(c * gram + b * gram @ gram)",
         ),

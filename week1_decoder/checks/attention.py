@@ -28,15 +28,15 @@ from shared.checking import observes, raised
             "weights.sum(dim=dim, keepdim=True)",
             "weights.sum()",
         ),
-        "`dim` is ignored and the last axis always used.": (
+        "`dim` is ignored: it is always the last axis whose weights sum to 1.": (
             "shifted = x",
             "dim = -1\n    shifted = x",
         ),
-        "The sum loses its axis (no keepdim), so each row is divided by the sums of other rows.": (
+        "The sum loses its axis, so that each row is divided by the sums of other rows.": (
             "weights.sum(dim=dim, keepdim=True)",
             "weights.sum(dim=dim)",
         ),
-        "This is the log of the softmax: the probabilities come out as negative numbers.": (
+        "The logarithm of the softmax comes back: its numbers are negative and do not sum to 1.": (
             "return weights / weights.sum(dim=dim, keepdim=True)",
             "return shifted - weights.sum(dim=dim, keepdim=True).log()",
         ),
@@ -79,11 +79,11 @@ def check_softmax(softmax, rng):
             "return key <= query + offset",
             "return ~(key <= query + offset)",
         ),
-        "The mask holds 0 and 1 as numbers. A boolean mask cannot be added or multiplied in by accident.": (
+        "The mask holds the numbers 0 and 1: `~` and `masked_fill`, which come after it, need True and False.": (
             "return key <= query + offset",
             "return (key <= query + offset).float()",
         ),
-        "The number of queries and of keys are swapped.": (
+        "The numbers of queries and of keys are swapped: the mask has a row for each key.": (
             "offset = n_key - n_query",
             "n_query, n_key = n_key, n_query\n    offset = n_key - n_query",
         ),
@@ -94,13 +94,13 @@ def check_softmax(softmax, rng):
     },
 )
 def check_causal_mask(causal_mask, rng):
-    yield "two by two", causal_mask(2, 2)
+    yield "two queries, two keys", causal_mask(2, 2)
     yield "two queries, three keys", causal_mask(2, 3)
     yield "one query, four keys (one step with a cache)", causal_mask(1, 4)
     yield "a single token", causal_mask(1, 1)
     n_query = int(torch.randint(2, 6, (), generator=rng))
     yield "more keys than queries", causal_mask(n_query, n_query + 3)
-    yield "square", causal_mask(n_query + 1, n_query + 1)
+    yield "as many keys as queries", causal_mask(n_query + 1, n_query + 1)
 
 
 @observes(
@@ -227,7 +227,7 @@ def check_attention(attention, rng):
             "key_mask[:, None, None, :]",
             "key_mask[:, None, :, None]",
         ),
-        "With a `key_mask` the causal mask is lost.": (
+        "With a `key_mask` the causal mask is lost: the padding is hidden, and the future is not.": (
             "visible = visible & key_mask",
             "visible = key_mask",
         ),
@@ -239,7 +239,7 @@ def check_attention(attention, rng):
             'rearrange(weights @ v, "batch head seq d_head -> batch seq (head d_head)")',
             "(weights @ v).reshape(x.shape)",
         ),
-        "All is one head: the projections are never split.": (
+        "The projections are never split: there is one wide head, with one set of weights for each query.": (
             "head=n_heads) for w in",
             "head=1) for w in",
         ),
@@ -312,7 +312,8 @@ def check_multi_head_attention(multi_head_attention, rng):
             ("self.dropout(softmax(scores, dim=-1))", "softmax(scores, dim=-1)"),
             ("return self.w_o(heads)", "return self.dropout(self.w_o(heads))"),
         ],
-        "Queries, keys and values all use `w_q`.": (
+        "Queries, keys and values all use `w_q`: a token then looks most for what is like itself, and `w_k` and "
+        "`w_v` never learn.": (
             "(self.w_q, self.w_k, self.w_v)",
             "(self.w_q, self.w_q, self.w_q)",
         ),

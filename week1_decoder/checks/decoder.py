@@ -42,7 +42,8 @@ def filled(module: nn.Module, rng: torch.Generator) -> nn.Module:
             ("table[:, 0::2]", "table[:, : d_model // 2]"),
             ("table[:, 1::2]", "table[:, d_model // 2 :]"),
         ],
-        "The exponent is i / d_model, and the formula has 2i / d_model: the wavelengths end at 100, not near 10000.": (
+        "The exponent is i / d_model, and the formula has 2i / d_model: the wavelengths end near 100, not near "
+        "10000.": (
             "torch.arange(0, d_model, 2) / d_model",
             "torch.arange(d_model // 2) / d_model",
         ),
@@ -60,7 +61,10 @@ def filled(module: nn.Module, rng: torch.Generator) -> nn.Module:
         ),
         "The position is multiplied by 10000^(2i / d_model) in place of divided: the angles race, and "
         "neighbours look unrelated.": ("10000 ** (torch", "10000 ** -(torch"),
-        "An odd d_model is not refused with a ValueError: its last sine has no cosine.": ("if d_model % 2:", "if False:"),
+        "An odd d_model is not refused with a ValueError: its last sine has no cosine.": (
+            "if d_model % 2:",
+            "if False:",
+        ),
     },
     atol=1e-4,  # float32 angles up to 60 radians
 )
@@ -93,16 +97,17 @@ def one_wavelength_a_column(context_length, d_model):
     mistakes={
         "eps is added after the square root. Inside it, it also keeps the gradient finite where all values are "
         "equal.": ("torch.sqrt(variance + self.eps)", "(torch.sqrt(variance) + self.eps)"),
-        "The variance divides by n - 1; LayerNorm takes the plain mean of the squares (`correction=0`).": (
+        "The variance divides by n - 1: LayerNorm's is the plain mean of the squares, and with few numbers the two "
+        "differ much.": (
             "centred.square().mean(dim=-1, keepdim=True)",
             "x.var(dim=-1, keepdim=True)",
         ),
-        "The variance is mean(x²) - mean(x)². That is right on paper; in float32 it loses its digits "
-        "where the mean is large: subtract the mean first.": (
+        "The variance is mean(x²) - mean(x)². That is right on paper; in float32 two large, nearly equal numbers "
+        "lose their digits where the mean is large.": (
             "centred.square().mean(dim=-1, keepdim=True)",
             "x.square().mean(dim=-1, keepdim=True) - x.mean(dim=-1, keepdim=True).square()",
         ),
-        "The mean is not subtracted. (That would be RMSNorm, which comes in week 5.)": (
+        "The mean is not subtracted. (That would be RMSNorm, which comes in week 2.)": (
             "x - x.mean(dim=-1, keepdim=True)",
             "x",
         ),
@@ -111,12 +116,16 @@ def one_wavelength_a_column(context_length, d_model):
             ("x.mean(dim=-1", "x.mean(dim=0"),
             ("centred.square().mean(dim=-1", "centred.square().mean(dim=0"),
         ],
-        "One mean and variance for the whole tensor: then a token's output depends on all the others.": [
+        "There is one mean and one variance for the whole tensor, so that a token's output depends on all the "
+        "others.": [
             ("x.mean(dim=-1, keepdim=True)", "x.mean()"),
             ("centred.square().mean(dim=-1, keepdim=True)", "centred.square().mean()"),
         ],
-        "The argument eps is not used.": ("self.eps = eps", "self.eps = 1e-5"),
-        "weight is not applied.": ("self.weight * centred", "centred"),
+        "The argument eps is not used: 1e-5 is built in.": ("self.eps = eps", "self.eps = 1e-5"),
+        "`weight` is not applied: the norm cannot learn how large its output should be.": (
+            "self.weight * centred",
+            "centred",
+        ),
         "The bias is added before the weight multiplies, so it is scaled too.": (
             "normed if self.bias is None else normed + self.bias",
             "normed if self.bias is None else normed + self.weight * self.bias",
@@ -167,24 +176,29 @@ def check_LayerNorm(LayerNorm, rng):
     hints=(
         "Two `nn.Linear`s with GELU between them. The names `w_in` and `w_out` matter: weights are loaded by name.",
         "The formula of GELU can be typed as it stands, with torch.tanh and h**3. √(2/π) is about 0.7979.",
-        "forward: h = self.w_in(x); h = 0.5 * h * (1 + tanh(√(2/π) * (h + 0.044715 * h³))); return self.w_out(h).",
+        "forward: hand x to w_in, put the result through the formula (it works on all entries at once), hand that "
+        "to w_out. Both maps get their bias, or none, from the argument.",
     ),
     mistakes={
-        "This is the exact GELU, h Φ(h). GPT-2 was trained with the tanh form; the two differ by up to 0.0005, "
-        "enough to see in the logits.": (
+        "The activation is the exact GELU, h Φ(h). GPT-2 was trained with the tanh form; the two differ by up to "
+        "0.0005, enough to see in the logits.": (
             "0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))",
             "F.gelu(h)",
         ),
-        "This is ReLU: it cuts off at 0. GELU lets small negative values through.": (
+        "The activation is ReLU, which cuts off at 0. GELU lets small negative values through.": (
             "0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))",
             "torch.relu(h)",
         ),
-        "This is h · sigmoid(1.702 h), the other approximation of the GELU paper. GPT-2 uses the tanh form.": (
+        "The activation is h · sigmoid(1.702 h), the other approximation of the GELU paper. GPT-2 uses the tanh "
+        "form.": (
             "0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))",
             "h * torch.sigmoid(1.702 * h)",
         ),
-        "The cubic term 0.044715 h³ is missing.": ("h + 0.044715 * h**3", "h"),
-        "The square root is missing: the factor is √(2/π), about 0.798, not 2/π, about 0.637.": (
+        "The cubic term 0.044715 h³ is missing: the curve is off by up to 0.03, near h = ±2.": (
+            "h + 0.044715 * h**3",
+            "h",
+        ),
+        "The square root is missing: the factor is 2/π, about 0.637, where the formula has √(2/π), about 0.798.": (
             "math.sqrt(2 / math.pi)",
             "2 / math.pi",
         ),
@@ -201,7 +215,10 @@ def check_LayerNorm(LayerNorm, rng):
             ("nn.Linear(d_model, d_ff", "nn.Linear(d_model, 4 * d_model"),
             ("nn.Linear(d_ff, d_model", "nn.Linear(4 * d_model, d_model"),
         ],
-        "w_out has a bias though bias=False asked for none.": ("nn.Linear(d_ff, d_model, bias=bias)", "nn.Linear(d_ff, d_model)"),
+        "w_out has a bias though bias=False asked for none.": (
+            "nn.Linear(d_ff, d_model, bias=bias)",
+            "nn.Linear(d_ff, d_model)",
+        ),
     },
 )
 def check_FeedForward(FeedForward, rng):
@@ -229,17 +246,17 @@ def check_FeedForward(FeedForward, rng):
     minutes=15,
     hints=(
         "Each sublayer computes an update, and the update is added to x. Nothing else touches the stream.",
-        "`make_norm(config)` makes a norm; `MultiHeadAttention(config.d_model, config.n_heads, bias=config.bias)` and "
-        "`FeedForward(config.d_model, config.d_ff, bias=config.bias)` are the two sublayers.",
-        "Write the two lines of the docstring for \"pre\" under an `if`, and those for \"post\" after it. Only attention "
-        "takes key_mask. Use x = x + …, not x += …, which would overwrite the caller's tensor.",
+        "`make_norm(config)` makes a norm. `MultiHeadAttention` and `FeedForward` are the two sublayers: give each "
+        "its sizes, and whether it has biases, from the config.",
+        'Write the two lines of the docstring for "pre" under an `if`, and those for "post" after it. Only '
+        "attention takes key_mask. The sum is a new tensor: x itself still belongs to the caller.",
     ),
     mistakes={
-        "The norm is always placed before the sublayer; with norm_placement \"post\" it comes after the sum.": (
+        'The norm is always placed before the sublayer; with norm_placement "post" it comes after the sum.': (
             'if self.config.norm_placement == "pre":',
             "if True:",
         ),
-        "The norm is always placed after the sum; with norm_placement \"pre\" only the sublayer's input is normalised, "
+        'The norm is always placed after the sum; with norm_placement "pre" only the sublayer\'s input is normalised, '
         "and the stream itself passes untouched.": ('if self.config.norm_placement == "pre":', "if False:"),
         "norm_1 is used before both sublayers, and norm_2 by none.": (
             "x + self.feed_forward(self.norm_2(x))\n        x =",
@@ -257,8 +274,8 @@ def check_FeedForward(FeedForward, rng):
             "return x + self.feed_forward(self.norm_2(x))",
             "return self.feed_forward(self.norm_2(x))",
         ),
-        "The normalised x is what the update is added to. In a pre-norm block the sum takes the x from before the "
-        "norm, so that a plain path leads from the embeddings to the logits.": (
+        "The update is added to the normalised x. In a pre-norm block it is added to the x from before the norm, so "
+        "that a plain path leads from the embeddings to the logits.": (
             "x = x + self.attention(self.norm_1(x), key_mask)",
             "x = self.norm_1(x)\n            x = x + self.attention(x, key_mask)",
         ),
@@ -274,11 +291,12 @@ def check_FeedForward(FeedForward, rng):
             ("self.attention(self.norm_1(x), key_mask)", "self.attention(self.norm_1(x))"),
             ("self.attention(x, key_mask)", "self.attention(x)"),
         ],
-        "With norm_placement \"post\" the norm goes over the sum x + sublayer(x), not over the sublayer's output alone.": [
+        'With norm_placement "post" the norm is taken of the sublayer\'s output alone, not of the sum x + '
+        "sublayer(x): the stream grows unchecked.": [
             ("self.norm_1(x + self.attention(x, key_mask))", "x + self.norm_1(self.attention(x, key_mask))"),
             ("self.norm_2(x + self.feed_forward(x))", "x + self.norm_2(self.feed_forward(x))"),
         ],
-        "x += … changes the caller's tensor in place. Write x = x + …": (
+        "x += … writes into the caller's own tensor, which may still be needed as it was.": (
             "x = x + self.attention(self.norm_1(x), key_mask)",
             "x += self.attention(self.norm_1(x), key_mask)",
         ),
@@ -286,8 +304,11 @@ def check_FeedForward(FeedForward, rng):
             "FeedForward(config.d_model, config.d_ff,",
             "FeedForward(config.d_model, 4 * config.d_model,",
         ),
-        "config.bias does not reach the attention or the feed-forward net.": [
-            ("MultiHeadAttention(config.d_model, config.n_heads, bias=config.bias)", "MultiHeadAttention(config.d_model, config.n_heads)"),
+        "config.bias does not reach the attention or the feed-forward net: they have biases always.": [
+            (
+                "MultiHeadAttention(config.d_model, config.n_heads, bias=config.bias)",
+                "MultiHeadAttention(config.d_model, config.n_heads)",
+            ),
             ("FeedForward(config.d_model, config.d_ff, bias=config.bias)", "FeedForward(config.d_model, config.d_ff)"),
         ],
     },
@@ -330,11 +351,12 @@ def check_Block(Block, rng):
         "w_out.weight. Vectors: zeros where the name ends with bias, else ones.",
     ),
     mistakes={
-        "The matrices that write into the residual stream are not scaled down, so its size grows with depth.": (
+        "The matrices that write into the residual stream are not scaled down, so the stream grows with the number "
+        "of layers.": (
             "if writes else 0.02",
             "if False else 0.02",
         ),
-        "The scale is 1/√n_layers; a layer writes twice into the stream, so it is 1/√(2 n_layers).": (
+        "The scale is 1/√n_layers, as if a layer wrote into the stream once. It writes twice.": (
             "math.sqrt(2 * n_layers)",
             "math.sqrt(n_layers)",
         ),
@@ -351,14 +373,17 @@ def check_Block(Block, rng):
             '("w_o.weight", "w_out.weight", "w_in.weight")',
         ),
         "0.02 is taken as the variance. It is the standard deviation, so the weights are 7 times too large.": [
-            ("std = 0.02 / math.sqrt(2 * n_layers) if writes else 0.02", "std = 0.02**0.5 / math.sqrt(2 * n_layers) if writes else 0.02**0.5"),
+            (
+                "std = 0.02 / math.sqrt(2 * n_layers) if writes else 0.02",
+                "std = 0.02**0.5 / math.sqrt(2 * n_layers) if writes else 0.02**0.5",
+            ),
         ],
         "The embeddings are left as PyTorch made them, with standard deviation 1 in place of 0.02.": (
             "if parameter.dim() >= 2:",
             'if "embedding" in name:\n            pass\n        elif parameter.dim() >= 2:',
         ),
         "The biases are left as PyTorch made them; they should start at 0.": ("nn.init.zeros_(parameter)", "pass"),
-        "The norms' weights should start at 1: at 0 they silence every sublayer.": (
+        "The norms' weights start at 0: whatever goes through a norm comes out as zeros.": (
             "nn.init.ones_(parameter)",
             "nn.init.zeros_(parameter)",
         ),
@@ -394,7 +419,11 @@ def check_init_weights(init_weights, rng):
     residual = ("w_o.weight", "w_out.weight")
     for end in residual:
         unit = 0.02 / 16**0.5
-        yield f"standard deviation of {end}, in units of 0.02 / √16", round(values(model, end).std().item() / unit, 1), shown
+        yield (
+            f"standard deviation of {end}, in units of 0.02 / √16",
+            round(values(model, end).std().item() / unit, 1),
+            shown,
+        )
     deeper = values(made(2, seed), *residual).std().item()
     yield "the same for n_layers = 2, in units of 0.02 / √4", round(deeper / 0.01, 1), {"n_layers": 2}
     yield "the largest bias", values(model, "bias").abs().max().item(), shown
@@ -403,7 +432,11 @@ def check_init_weights(init_weights, rng):
     drawn = values(model, *matrices)
     yield "the mean of the matrices, in units of 0.02", round((drawn.mean() / 0.02).item(), 1), shown
     beyond = (drawn.abs() > 2 * drawn.std()).float().mean().item()
-    yield "about 1 value in 22 is beyond two standard deviations, as in a normal distribution", 0.03 < beyond < 0.06, shown
+    yield (
+        "about 1 value in 22 is beyond two standard deviations, as in a normal distribution",
+        0.03 < beyond < 0.06,
+        shown,
+    )
     again, other = values(made(8, seed), *matrices), values(made(8, seed + 1), *matrices)
     yield "the same seed gives the same weights", torch.equal(drawn, again), shown
     yield "another seed gives other weights", not torch.equal(drawn, other), shown
@@ -416,12 +449,12 @@ def check_init_weights(init_weights, rng):
     hints=(
         "Follow one token: its embedding, plus its position's, through the blocks in turn, the final norm, and then a "
         "dot product with every token's embedding.",
-        "`nn.ModuleList(Block(config) for _ in range(config.n_layers))` holds the blocks. The sinusoidal table is a buffer, "
-        "not a parameter: `self.register_buffer(\"position_table\", table, persistent=False)`. Call init_weights last.",
-        "hidden_states: check the length; positions are torch.arange(seq), or (key_mask.cumsum(1) - 1).clamp(min=0); "
-        "x = self.token_embedding(token_ids); add the position embeddings (\"learned\"), or take √d_model x + the table's rows "
-        "(\"sinusoidal\"); run the blocks with key_mask; return self.final_norm(x). forward: F.linear(hidden, "
-        "self.token_embedding.weight).",
+        "`nn.ModuleList` holds the blocks, each one made anew. The sinusoidal table is not learned: "
+        "`register_buffer` with persistent=False keeps it with the model and out of the state dict. Call "
+        "init_weights last.",
+        "hidden_states: refuse what is too long; number the positions, with a key mask by counting its ones along "
+        "the row (`cumsum`), never below 0; embed, add what config.positions says, run the blocks with the mask, "
+        "norm. forward: what hidden_states gives, times the transposed embedding matrix (`F.linear`).",
     ),
     mistakes={
         "The learned positions are not added, so the model is told nothing about order.": (
@@ -430,7 +463,10 @@ def check_init_weights(init_weights, rng):
         ),
         "Padding takes up positions, so a row padded on the left gets other logits than the same row alone. A token's "
         "position is the number of real tokens before it.": ("if key_mask is not None:", "if False:"),
-        "The length is read off the batch axis: token_ids is (batch, seq).": ("token_ids.shape[1]", "token_ids.shape[0]"),
+        "The length is read off the batch axis: token_ids is (batch, seq).": (
+            "token_ids.shape[1]",
+            "token_ids.shape[0]",
+        ),
         "The head has a matrix of its own. The logits are products with the token embeddings: one matrix for both.": [
             (
                 "        self.blocks = nn.ModuleList(",
@@ -442,8 +478,8 @@ def check_init_weights(init_weights, rng):
                 "self.head(self.hidden_states(token_ids, key_mask))",
             ),
         ],
-        "The head is tied, but as a module of its own, so the state dict names the matrix twice and checkpoints no "
-        "longer fit. F.linear(hidden, self.token_embedding.weight) needs no module.": (
+        "The head is tied, but as a module of its own: the state dict then names one matrix twice, and checkpoints "
+        "no longer fit.": (
             "        self.blocks = nn.ModuleList(",
             "        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)\n"
             "        self.head.weight = self.token_embedding.weight\n"
@@ -453,7 +489,7 @@ def check_init_weights(init_weights, rng):
             "return self.final_norm(x)",
             "return x",
         ),
-        "There is a final norm with norm_placement \"post\" too, where the last block has already ended in one.": (
+        'There is a final norm with norm_placement "post" too, where the last block has already ended in one.': (
             'make_norm(config) if config.norm_placement == "pre" else nn.Identity()',
             "make_norm(config)",
         ),
@@ -461,7 +497,7 @@ def check_init_weights(init_weights, rng):
             "nn.ModuleList(Block(config) for _ in range(config.n_layers))",
             "nn.ModuleList([Block(config)] * config.n_layers)",
         ),
-        "key_mask does not reach the blocks.": ("x = block(x, key_mask)", "x = block(x)"),
+        "key_mask does not reach the blocks, so padding is attended to.": ("x = block(x, key_mask)", "x = block(x)"),
         "More tokens than context_length are not refused with a ValueError.": (
             "if seq > self.config.context_length:",
             "if False:",
@@ -484,7 +520,7 @@ def check_init_weights(init_weights, rng):
             "init_weights(self, config.n_layers, generator)",
             "pass",
         ),
-        "The generator is not handed on to init_weights.": (
+        "The generator is not handed on to init_weights: the same seed gives another model each time.": (
             "init_weights(self, config.n_layers, generator)",
             "init_weights(self, config.n_layers)",
         ),
@@ -499,7 +535,7 @@ def check_GPT(GPT, rng):
     yield "one token", model(token_ids), {"token_ids": token_ids}
     token_ids = torch.tensor([[0, 3, 3, 6, 1], [5, 2, 0, 4, 2]])
     yield "two rows of five tokens", model(token_ids), {"token_ids": token_ids}
-    yield "hidden states", model.hidden_states(token_ids), {"token_ids": token_ids}
+    yield "the hidden states", model.hidden_states(token_ids), {"token_ids": token_ids}
     for side, rows in (("right", [[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]), ("left", [[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]])):
         mask = torch.tensor(rows).bool()
         label = f"padding on the {side}: the real tokens' logits"
@@ -509,7 +545,7 @@ def check_GPT(GPT, rng):
     (model(token_ids) * torch.randn(1, 6, 7, generator=rng)).sum().backward()
     yield "the gradient for the token embeddings", model.token_embedding.weight.grad, {"token_ids": token_ids}
     too_long = torch.zeros(1, 7, dtype=torch.long)
-    yield "seven tokens in a context of six", raised(model, too_long), {"token_ids": too_long}
+    yield "seven tokens in a context of six are refused", raised(model, too_long), {"token_ids": too_long}
     token_ids, left = torch.randint(7, (3, 4), generator=rng), torch.ones(3, 3).tril().flip(1).bool()
     for label, changes in (
         ("sinusoidal positions", {"positions": "sinusoidal"}),
@@ -522,9 +558,17 @@ def check_GPT(GPT, rng):
         yield f"{label}: parameters", shapes(model), {"config": tiny(**changes)}
         yield f"{label}: logits", model(token_ids), {"token_ids": token_ids, **changes}
         padded = model(token_ids[:, :3], left)[left]
-        yield f"{label}: logits, padded on the left", padded, {"token_ids": token_ids[:, :3], "key_mask": left, **changes}
+        yield (
+            f"{label}: logits, padded on the left",
+            padded,
+            {"token_ids": token_ids[:, :3], "key_mask": left, **changes},
+        )
         if label == "no positions":
-            yield "seven tokens without positions", raised(model, too_long), {"token_ids": too_long, **changes}
+            yield (
+                "seven tokens without positions are refused too",
+                raised(model, too_long),
+                {"token_ids": too_long, **changes},
+            )
     larger = tiny(vocab_size=60, d_model=32, n_layers=8)
     seed = int(torch.randint(2**31, (1,), generator=rng))
     model, again = (GPT(larger, torch.Generator().manual_seed(seed)) for _ in range(2))
@@ -543,7 +587,7 @@ def check_GPT(GPT, rng):
         "With d = d_model: attention has four (d, d) matrices, the feed-forward net two of d · d_ff, a norm d weights. "
         "Biases, where there are any: 4d, d_ff + d, and d for each norm.",
         "vocab_size · d + context_length · d (learned only) + n_layers · (attention + feed-forward + 2 norms) + one final "
-        "norm (\"pre\" only). The head adds nothing.",
+        'norm ("pre" only). The head adds nothing.',
     ),
     mistakes={
         "The head is counted. It is the token embedding's matrix, which is there already.": (
@@ -552,16 +596,19 @@ def check_GPT(GPT, rng):
         ),
         "The biases are counted although config.bias is False.": ("int(config.bias)", "1"),
         "The biases are left out.": ("int(config.bias)", "0"),
-        "The final norm is left out.": ("+ 2 * norm) + final_norm", "+ 2 * norm)"),
-        "A final norm is counted with norm_placement \"post\", which has none.": (
+        "The final norm is left out: it has weights like the norms in the blocks.": (
+            "+ 2 * norm) + final_norm",
+            "+ 2 * norm)",
+        ),
+        'A final norm is counted with norm_placement "post", which has none.': (
             'norm if config.norm_placement == "pre" else 0',
             "norm",
         ),
-        "Only learned positions are parameters; sinusoids are computed.": (
+        "Position embeddings are counted whatever config.positions says; sinusoids are computed, not trained.": (
             '(config.context_length * d if config.positions == "learned" else 0)',
             "config.context_length * d",
         ),
-        "The position embeddings are left out.": (
+        'The position embeddings are left out: with "learned" there is a row of d_model numbers for each position.': (
             '(config.context_length * d if config.positions == "learned" else 0)',
             "0",
         ),
@@ -569,8 +616,8 @@ def check_GPT(GPT, rng):
             "4 * (d * d + bias * d)",
             "3 * (d * d + bias * d)",
         ),
-        "A block has two norms, one before each sublayer.": ("2 * norm", "norm"),
-        "Norms are counted although config.norm is \"none\".": (' if config.norm == "layernorm" else 0', ""),
+        "One norm is counted for each block: both of its sublayers have one.": ("2 * norm", "norm"),
+        'Norms are counted although config.norm is "none".': (' if config.norm == "layernorm" else 0', ""),
         "The hidden width is taken as 4 d_model; config.d_ff decides.": [
             ("2 * d * config.d_ff", "2 * d * 4 * d"),
             ("(config.d_ff + d)", "5 * d"),
@@ -599,8 +646,9 @@ def check_count_parameters(count_parameters, rng):
         "For each matrix product in the model, write its shapes (m, k) @ (k, n), and count 2 m k n.",
         "For one layer: four products (n_tokens, d) @ (d, d); in the heads together q kᵀ takes 2 n_tokens² d, whatever "
         "n_heads is, and weights v as much again; then (n_tokens, d) @ (d, d_ff) and back.",
-        "projections: n_layers · 8 n d². attention: n_layers · 4 n² d. feed_forward: n_layers · 4 n d d_ff. "
-        "logits, once: 2 n d vocab_size.",
+        "Every product of one layer comes n_layers times, and the logits once. With n tokens a projection costs 2 n "
+        "d², each product of attention 2 n² d, each map of the feed-forward net 2 n d d_ff: how many of each are "
+        "there?",
     ),
     mistakes={
         "A multiply and an add are counted as one; the convention is 2 FLOPs.": [
@@ -614,14 +662,17 @@ def check_count_parameters(count_parameters, rng):
             "2 * 2 * n * n * d",
             "2 * n * n * d",
         ),
-        "The attention is counted once for each head at the full width d_model. A head works on d_head numbers, "
-        "so the heads together cost as much as one of width d_model.": ("2 * 2 * n * n * d", "2 * 2 * n * n * d * config.n_heads"),
+        "The attention is counted once for each head at the full width d_model. A head works on d_head numbers; all "
+        "heads together cost as much as one of width d_model.": (
+            "2 * 2 * n * n * d",
+            "2 * 2 * n * n * d * config.n_heads",
+        ),
         "Only one of the two linear maps of the feed-forward net is counted.": (
             "2 * 2 * n * d * config.d_ff",
             "2 * n * d * config.d_ff",
         ),
         "The hidden width is taken as 4 d_model; config.d_ff decides.": ("d * config.d_ff", "d * 4 * d"),
-        "The logits are counted for one position; a forward pass computes them at all.": (
+        "The logits are counted for one position; a forward pass computes them for every position.": (
             '"logits": 2 * n * d',
             '"logits": 2 * d',
         ),
@@ -629,7 +680,7 @@ def check_count_parameters(count_parameters, rng):
             '"logits": 2',
             '"logits": config.n_layers * 2',
         ),
-        "Only one layer is counted.": [
+        "Only one layer is counted: every layer has projections, attention and a feed-forward net.": [
             ("config.n_layers * 4 * 2", "4 * 2"),
             ("config.n_layers * 2 * 2 * n * n", "2 * 2 * n * n"),
             ("config.n_layers * 2 * 2 * n * d * config.d_ff", "2 * 2 * n * d * config.d_ff"),
@@ -646,7 +697,12 @@ def check_transformer_flops(transformer_flops, rng):
 
 
 def published(
-    rng: torch.Generator, config: GPTConfig, conv1d: bool, prefix: str = "transformer.", masks: bool = False, head: bool = True
+    rng: torch.Generator,
+    config: GPTConfig,
+    conv1d: bool,
+    prefix: str = "transformer.",
+    masks: bool = False,
+    head: bool = True,
 ) -> dict[str, Tensor]:
     """Random weights under the names and in the layout of a published GPT-2."""
     d, weights = config.d_model, {}
@@ -701,17 +757,18 @@ def published(
             "if fused == conv1d and kind",
             "if kind",
         ),
-        "The square c_proj of the attention is not transposed. It fits either way, so nothing complains, and the "
-        "logits are wrong: the layout is told by c_attn, for all matrices together.": (
+        "The square c_proj of the attention is not transposed. It fits either way, so nothing complains, and only "
+        "the logits are wrong.": (
             '".c_" in module',
             '".c_" in module and value.shape[0] != value.shape[1]',
         ),
-        "`*.attn.bias` is the causal mask of an older file, not a bias: leave it out, with `*.attn.masked_bias`.": (
+        "The causal masks of older files (`*.attn.bias`, `*.attn.masked_bias`) are taken for weights, and the file "
+        "is refused for names left over.": (
             'if not name.endswith((".attn.bias", ".attn.masked_bias")):',
             "if True:",
         ),
-        "`c_attn.bias` was dropped with the masks: its name ends with \"attn.bias\" too. The masks' end with "
-        "\".attn.bias\".": [
+        '`c_attn.bias` is dropped with the masks, because its name ends in "attn.bias" too: queries, keys and '
+        "values lose their biases.": [
             ('".attn.bias", ".attn.masked_bias"', '"attn.bias", "attn.masked_bias"'),
             ("if source.keys() != wanted:", "if source.keys() - wanted:"),
         ],
@@ -724,9 +781,13 @@ def published(
             "value.chunk(3)",
             "value.unflatten(0, (config.n_heads, 3, -1)).transpose(0, 1).flatten(1, 2)",
         ),
-        "A head of its own (lm_head.weight unlike wte.weight) is dropped without a word; our GPT cannot hold it, so "
-        "refuse it.": ('if head is not None and not torch.equal(head, source["wte.weight"]):', "if False:"),
-        "Names that are left over, like the layers of a deeper model, are ignored: refuse them.": [
+        "A head of its own (lm_head.weight unlike wte.weight) is dropped without a word: our GPT has no place for "
+        "it, and computes other logits.": (
+            'if head is not None and not torch.equal(head, source["wte.weight"]):',
+            "if False:",
+        ),
+        "Names that are left over, like the layers of a deeper model, are ignored: what is loaded is not the model "
+        "of the file.": [
             ("if source.keys() != wanted:", "if wanted - source.keys():"),
             ("for name, value in source.items():", "for name, value in ((n, source[n]) for n in wanted):"),
         ],

@@ -27,8 +27,8 @@ def _hugging_face_labels(token_ids, attention_mask=None):
             "targets[:, :-1] = token_ids[:, 1:]",
             "targets[:, :-1] = token_ids[:, :-1]",
         ),
-        "These are labels as Hugging Face models take them, which shift them inside: here nobody does, and the model is "
-        "paid for copying the token it has just read.": _hugging_face_labels,
+        "The labels are those that Hugging Face models take, which shift them inside: here nobody does, and the "
+        "model is paid for copying the token it has just read.": _hugging_face_labels,
         "The shift goes the wrong way: each position is asked for the token before it, which it can already see.": (
             "targets[:, :-1] = token_ids[:, 1:]",
             "targets[:, 1:] = token_ids[:, :-1]",
@@ -58,7 +58,8 @@ def _hugging_face_labels(token_ids, attention_mask=None):
             ("torch.full_like(token_ids, -100)", "torch.zeros_like(token_ids)"),
             ("real[:, 1:])] = -100", "real[:, 1:])] = 0"),
         ],
-        "The targets are one position shorter than the inputs: keep the last one, and mark it -100.": (
+        "The targets are one position shorter than the inputs: the last position is there too, though it has "
+        "nothing to learn.": (
             "return targets",
             "return targets[:, :-1]",
         ),
@@ -120,8 +121,8 @@ def _mean_of_row_means(logits, targets, ignore_index=-100):
         "-ln softmax(z)[y] can be written as ln Σ exp(z) - z[y]. Which of the two forms survives z = 1000?",
         "`torch.logsumexp` is the first half. For the second, `gather` picks one logit for each position; it refuses "
         "-100 as an index, so put a valid token there first and leave that position out of the mean.",
-        "counts = targets != ignore_index; fill the others with 0; nats = logsumexp(logits, dim=-1) - gathered logits; "
-        "the mean of nats[counts].",
+        "Mark the targets that count, and put token 0 in place of the others. logsumexp over the vocabulary, less "
+        "the gathered logit, is the nats of a position; average over the marked ones.",
     ),
     mistakes={
         "exp of the raw logits overflows: large logits give inf or nan instead of a loss.": (
@@ -174,11 +175,11 @@ def check_cross_entropy(cross_entropy, rng):
     loss = cross_entropy(logits, targets)
     yield "two rows, with one and with four counted targets", loss
     flows = isinstance(loss, torch.Tensor) and loss.requires_grad
-    yield "its gradient", torch.autograd.grad(loss, logits)[0] if flows else None
+    yield "its gradient for the logits", torch.autograd.grad(loss, logits)[0] if flows else None
     targets = torch.tensor([[0, 3, 3, 1], [3, 2, 4, 3]])
     yield "ignore_index 3", cross_entropy(logits.detach(), targets, ignore_index=3)
-    yield "float64", cross_entropy(logits.detach().double(), targets)
-    yield "nothing counts", cross_entropy(logits.detach(), torch.full((2, 4), -100))
+    yield "logits in float64", cross_entropy(logits.detach().double(), targets)
+    yield "no target counts", cross_entropy(logits.detach(), torch.full((2, 4), -100))
 
 
 def _mean_of_perplexities(losses, counts):
@@ -201,13 +202,14 @@ def _weighted_mean_of_perplexities(losses, counts):
     hints=(
         "Add up the nats of the whole corpus first, then divide once, then exponentiate once.",
         "The nats of a sequence are its mean loss times its number of counted tokens.",
-        "Pick the sequences with counts > 0; (losses · counts).sum() / counts.sum(); exp of that.",
+        "Leave out the sequences without counted tokens. A mean loss times its count is the nats of a sequence; all "
+        "nats over all tokens is the exponent.",
     ),
     mistakes={
         "The perplexities of the sequences are averaged: exp is convex, so the result is too high, and one bad "
         "sequence decides it.": _mean_of_perplexities,
-        "The perplexities are averaged, weighted by tokens: the weights are right, but the average must be taken of "
-        "the losses, before exp.": _weighted_mean_of_perplexities,
+        "The perplexities are averaged, weighted by tokens: the weights are right, but exp is convex, so the mean "
+        "of its values is too high.": _weighted_mean_of_perplexities,
         "Every sequence weighs the same: the tokens of a short one count more than those of a long one.": (
             "(losses[counted] * counts[counted]).sum()",
             "losses[counted].mean() * counts[counted].sum()",
@@ -216,7 +218,7 @@ def _weighted_mean_of_perplexities(losses, counts):
             "torch.exp(total_nats / counts[counted].sum())",
             "2 ** (total_nats / counts[counted].sum())",
         ),
-        "This is the mean loss in nats: its exponential is missing.": (
+        "The mean loss in nats is returned: its exponential is missing.": (
             "torch.exp(total_nats / counts[counted].sum())",
             "(total_nats / counts[counted].sum())",
         ),
@@ -235,7 +237,7 @@ def check_perplexity(perplexity, rng):
     losses = 0.5 + 4 * torch.rand(9, generator=rng)
     counts = torch.randint(1, 200, (9,), generator=rng)
     yield "nine sequences of random lengths", perplexity(losses, counts)
-    yield "no counted token", raised(perplexity, torch.tensor([math.nan]), torch.tensor([0]))
+    yield "no counted token is refused", raised(perplexity, torch.tensor([math.nan]), torch.tensor([0]))
 
 
 @observes(
@@ -245,14 +247,14 @@ def check_perplexity(perplexity, rng):
     hints=(
         "A nat is 1 / ln 2 = 1.4427 bits.",
         "`len(text)` counts characters. How many bytes is é, or a Chinese character, on a disk?",
-        "Divide the nats by math.log(2), then by len(text.encode('utf-8')).",
+        'Two divisions: by ln 2, which turns nats into bits, and by the length of what `text.encode("utf-8")` gives.',
     ),
     mistakes={
         "The text is measured in characters: outside ASCII a character has two to four bytes.": (
             'len(text.encode("utf-8"))',
             "len(text)",
         ),
-        "These are nats per byte: they were not turned into bits.": (" / math.log(2)", ""),
+        "The nats were not turned into bits: each of them is 1.44 bits.": (" / math.log(2)", ""),
         "Nats are multiplied by ln 2, where they should be divided by it: a nat is more than a bit.": (
             "/ math.log(2)",
             "* math.log(2)",
@@ -269,7 +271,7 @@ def check_bits_per_byte(bits_per_byte, rng):
     nats = 20 + 100 * torch.rand(3, generator=rng, dtype=torch.float64)
     yield "plain English", bits_per_byte(nats[0].item(), "The cat sat on the mat.")
     yield "Greek, Chinese and a sign of four bytes", bits_per_byte(nats[1].item(), "λόγος 语言 𝄞")
-    yield "an empty text", raised(bits_per_byte, nats[2].item(), "")
+    yield "an empty text is refused", raised(bits_per_byte, nats[2].item(), "")
 
 
 def _context_counted_at_the_end_too(train_ids, test_ids, vocab_size, smoothing=0.1):
@@ -294,7 +296,7 @@ def _context_counted_at_the_end_too(train_ids, test_ids, vocab_size, smoothing=0
         "of test_ids, and return the mean of -ln p.",
     ),
     mistakes={
-        "The table is read the wrong way round: this is how well a token tells the one before it.": (
+        "The table is read the wrong way round: the test text is scored as if it ran backwards.": (
             "p[test_ids[:-1], test_ids[1:]]",
             "p[test_ids[1:], test_ids[:-1]]",
         ),
@@ -306,8 +308,8 @@ def _context_counted_at_the_end_too(train_ids, test_ids, vocab_size, smoothing=0
             "(n.sum(dim=1, keepdim=True) + smoothing * vocab_size)",
             "(n.sum() + smoothing * vocab_size**2)",
         ),
-        "The smoothing is missing in the denominator's vocab_size terms: the probabilities of a row sum to more than "
-        "one.": ("smoothing * vocab_size)", "smoothing)"),
+        "The denominator holds the smoothing once, though every token of the vocabulary gets it: the probabilities "
+        "of a row sum to more than one.": ("smoothing * vocab_size)", "smoothing)"),
         "There is no smoothing: one unseen pair, and the loss is infinite.": [
             ("(n + smoothing)", "n"),
             (" + smoothing * vocab_size)", ")"),
@@ -320,7 +322,8 @@ def _context_counted_at_the_end_too(train_ids, test_ids, vocab_size, smoothing=0
             "train_ids[:-1] * vocab_size + train_ids[1:]",
             "train_ids[:-1:2] * vocab_size + train_ids[1::2]",
         ),
-        "The logarithm is taken after the mean: average -ln p, not p.": (".log().mean()", ".mean().log()"),
+        "The logarithm is taken after the mean of the probabilities: the tokens that the model found unlikely, "
+        "which cost most, then hardly count.": (".log().mean()", ".mean().log()"),
         "The last training token counts as a context, though nothing follows it: its row sums to less than "
         "one.": _context_counted_at_the_end_too,
         "The loss is in bits (log base 2), and nats were asked for.": (".log()", ".log2()"),
@@ -335,7 +338,7 @@ def check_bigram_cross_entropy(bigram_cross_entropy, rng):
     jumps = torch.randint(1, 4, (400,), generator=rng)  # a text with structure: forwards by one to three, modulo 7
     token_ids = jumps.cumsum(0) % 7
     yield "300 training and 100 test tokens", bigram_cross_entropy(token_ids[:300], token_ids[300:], 7, 0.2)
-    yield "one test token", raised(bigram_cross_entropy, train_ids, torch.tensor([1]), 3)
+    yield "a test of one token is refused", raised(bigram_cross_entropy, train_ids, torch.tensor([1]), 3)
 
 
 def _token_scored_after_it_was_read(logits, token_ids, completion_mask):
@@ -353,13 +356,14 @@ def _token_scored_after_it_was_read(logits, token_ids, completion_mask):
         "Which row of logits was computed before the model saw token_ids[:, t]?",
         "Drop the last logits and the first token: then log_probs[:, i] belongs to token_ids[:, i + 1]. The mask must "
         "move with the tokens.",
-        "log_softmax(logits[:, :-1]), gather token_ids[:, 1:], multiply by completion_mask[:, 1:], sum over the last "
-        "axis.",
+        "Take log_softmax of all logits but the last, `gather` from it the tokens from the second on, put 0 where "
+        "the mask, cut like the tokens, is False, and sum along each row.",
     ),
     mistakes={
         "Each token is scored by the logits computed after it was read: the model is asked what comes after the "
         "answer.": _token_scored_after_it_was_read,
-        "The mask did not move with the tokens: a prompt token is scored, and the completion's last one is not.": (
+        "The mask did not move with the tokens: the completion's first token is not scored, and the token after its "
+        "last one is.": (
             "completion_mask[:, 1:])",
             "completion_mask[:, :-1])",
         ),
@@ -367,7 +371,8 @@ def _token_scored_after_it_was_read(logits, token_ids, completion_mask):
             "(chosen * completion_mask[:, 1:])",
             "chosen",
         ),
-        "This is the mean per token: a fair way to compare answers of different lengths, but not ln p(completion).": (
+        "The mean per token is returned: a fair way to compare answers of different lengths, but not ln "
+        "p(completion).": (
             "sum(dim=-1)",
             "sum(dim=-1) / completion_mask[:, 1:].sum(dim=-1)",
         ),
@@ -384,7 +389,7 @@ def _token_scored_after_it_was_read(logits, token_ids, completion_mask):
             "torch.log_softmax(logits[:, :-1], dim=-1)",
             "torch.softmax(logits[:, :-1], dim=-1).log()",
         ),
-        "This is the loss, -ln p: the best answer would get the lowest score.": (
+        "The sign is that of a loss, -ln p: the best answer would get the lowest score.": (
             "return (chosen",
             "return -(chosen",
         ),
@@ -417,4 +422,4 @@ def check_completion_log_prob(completion_log_prob, rng):
     mask[0] = False
     yield "nothing marked in the first row", completion_log_prob(logits, token_ids, mask)
     mask[1, 0] = True
-    yield "the first token is marked", raised(completion_log_prob, logits, token_ids, mask)
+    yield "a marked first token is refused", raised(completion_log_prob, logits, token_ids, mask)

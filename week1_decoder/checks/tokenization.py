@@ -96,7 +96,8 @@ def merges_the_first_only(ids, pair, new_id):
         "add 2 to i; else append ids[i] and add 1.",
     ),
     mistakes={
-        "An id is used twice: in 1, 1, 1 the middle one goes into two merges. After a merge, move on by two.": (
+        "An id is used twice: in 1, 1, 1 the middle one goes into two merges, so the ids stand for a longer text "
+        "than before.": (
             "i += 2",
             "i += 1",
         ),
@@ -118,7 +119,7 @@ def merges_the_first_only(ids, pair, new_id):
 )
 def check_merge_pair(merge_pair, rng):
     yield "one merge", merge_pair([1, 2, 3], (1, 2), 9)
-    yield "at the end", merge_pair([3, 1, 2], (1, 2), 9)
+    yield "a merge at the end", merge_pair([3, 1, 2], (1, 2), 9)
     yield "the other order stays", merge_pair([2, 1, 3], (1, 2), 9)
     yield "a run of three", merge_pair([1, 1, 1], (1, 1), 9)
     yield "a run of four", merge_pair([1, 1, 1, 1], (1, 1), 9)
@@ -133,8 +134,15 @@ def check_merge_pair(merge_pair, rng):
 # -------------------------------------------------------------------------------------------------- train_bpe
 
 
-def train_slowly(text, vocab_size, special_tokens=(), pattern=reference.GPT2_PATTERN, least=1, first_of_equals=False,
-                 count=reference.count_pairs):
+def train_slowly(
+    text,
+    vocab_size,
+    special_tokens=(),
+    pattern=reference.GPT2_PATTERN,
+    least=1,
+    first_of_equals=False,
+    count=reference.count_pairs,
+):
     """Counts everything anew for each merge: as slow as it is plain, and easy to get wrong in the ways of people."""
     parts = reference.split_special(text, special_tokens)
     words = [list(w.encode()) for part in parts if part not in special_tokens for w in regex.findall(pattern, part)]
@@ -170,7 +178,8 @@ def train_slowly(text, vocab_size, special_tokens=(), pattern=reference.GPT2_PAT
             "return (*(-byte for byte in token), 1)",
             "return tuple(token)",
         ),
-        "Of equally common pairs the one with the greatest ids is taken; compare the tokens' bytes instead.": (
+        "Of equally common pairs the one with the greatest ids is taken; ids say when a token was learnt, not how "
+        "its bytes compare.": (
             "order[pair[0]], order[pair[1]]",
             "-pair[0], -pair[1]",
         ),
@@ -188,17 +197,18 @@ def train_slowly(text, vocab_size, special_tokens=(), pattern=reference.GPT2_PAT
             "repeats = list(pretokens.values())",
             "repeats = [1] * len(words)",
         ),
-        "After a merge the counts of the pairs that it destroyed are not lowered.": (
+        "After a merge the counts of the pairs that it destroyed are not lowered: pairs that are gone still look "
+        "common.": (
             "counts[old] -= n * repeats[w]",
             "pass",
         ),
-        "In a run such as zzz overlapping pairs are counted once: count at every position, as count_pairs does.": (
+        "In a run such as zzz overlapping pairs are counted once, though `count_pairs` counts at every position.": (
             lambda *args, **kwargs: train_slowly(*args, **kwargs, count=counts_without_overlap)
         ),
         "Training stops when the commonest pair occurs only once; it should stop when no pair is left.": (
             lambda *args, **kwargs: train_slowly(*args, **kwargs, least=2)
         ),
-        "Special tokens in the text are learnt as if they were text: cut them out first.": (
+        "Special tokens in the text are learnt as if they were text, and merges are spent on them.": (
             "split_special(text, special_tokens)",
             "[text]",
         ),
@@ -304,8 +314,9 @@ def encodes_special_unasked(text, vocab, merges, special_tokens=()):
         "One pre-token at a time: start from its bytes, and ask which pair of neighbours was learnt first.",
         "Give each merge its rank, its place in `merges`. As long as some pair of neighbours has a rank, merge the one "
         "of the lowest rank everywhere in the pre-token.",
-        "id_of = vocab turned round; ranks = {(id_of[left], id_of[right]): rank}; loop: the pair with the least "
-        "ranks.get(pair, inf); if it has no rank stop, else merge_pair(ids, pair, id_of[left + right]).",
+        "Turn vocab round, from bytes to id, and give each pair of ids the rank of its merge. In each round look "
+        "for the pair of least rank, a pair without one counting as infinite. Stop where none has a rank, else "
+        "`merge_pair`.",
     ),
     mistakes={
         "The leftmost pair that can be merged is merged first; the pair that was learnt first should be.": (
@@ -313,11 +324,11 @@ def encodes_special_unasked(text, vocab, merges, special_tokens=()):
         ),
         "The longest token that fits is cut off from the left. That is WordPiece's way; BPE replays its merges in the "
         "order of their learning.": encodes_the_longest,
-        "The merge learnt last is applied first; begin with the lowest rank.": (
+        "The merge learnt last is applied first: the trainer made its merges in the other order.": (
             "min(pairwise(ids), key=lambda pair: ranks.get(pair, math.inf))",
             "max(pairwise(ids), key=lambda pair: ranks.get(pair, -1))",
         ),
-        "Each pre-token gets one merge only; go on until no merge fits.": (
+        "Each pre-token gets one merge only, though others still fit.": (
             "while len(ids) > 1:",
             "for _ in range(len(ids) > 1):",
         ),
@@ -332,7 +343,7 @@ def encodes_special_unasked(text, vocab, merges, special_tokens=()):
         "Ids are computed as byte, or 256 + rank, and not looked up in vocab, which may number its tokens otherwise.": (
             encodes_with_computed_ids
         ),
-        "Characters are used in place of the bytes of UTF-8.": (
+        "Characters are used in place of the bytes of UTF-8: most characters of the world are none of the 256.": (
             "pretoken.encode()",
             'pretoken.encode("latin-1", "replace")',
         ),
@@ -365,11 +376,14 @@ def check_encode_bpe(encode_bpe, rng):
     yield "b, c was learnt before a, b", *encoded("abc", vocab, merges)
     yield "a, b was learnt before b, c", *encoded("abc", *with_merges((b"a", b"b"), (b"b", b"c")))
     yield "a merge of a merge", *encoded("abc", *with_merges((b"b", b"c"), (b"a", b"bc"), (b"a", b"b")))
-    yield "a run", *encoded("aaaaa", *with_merges((b"a", b"a"), (b"aa", b"aa")))
+    yield "a run of equal letters", *encoded("aaaaa", *with_merges((b"a", b"a"), (b"aa", b"aa")))
     vocab, merges = with_merges((b"a", b"b"), (b"b", b" "), (b" ", b"ab"))
     yield "pre-tokens stay apart", *encoded("b ab", vocab, merges)
     yield "spaces and line ends are kept", *encoded("ab   b\n\n a", vocab, merges)
-    yield "characters of two, three and four bytes", *encoded("é你🙂", *with_merges((b"\xc3", b"\xa9"), (b"\xe4", b"\xbd")))
+    yield (
+        "characters of two, three and four bytes",
+        *encoded("é你🙂", *with_merges((b"\xc3", b"\xa9"), (b"\xe4", b"\xbd"))),
+    )
     turned = {300 - token_id: token for token_id, token in vocab.items()}
     yield "a vocab that numbers its tokens otherwise", *encoded("ab ab", turned, merges)
     yield "no text", *encoded("", vocab, merges)
@@ -485,7 +499,10 @@ def wordpiece_skipping(word, vocab):
             "pieces.append(prefix + word[start:end])",
             "pieces.append(word[start:end])",
         ),
-        'The first piece is looked up with "##" too.': ('"##" if start else ""', '"##"'),
+        'The first piece is looked up with "##" too, as if the word went on from another piece.': (
+            '"##" if start else ""',
+            '"##"',
+        ),
         "The pieces before the gap are kept; one unknown place makes the whole word [UNK].": (
             'return ["[UNK]"]',
             'return [*pieces, "[UNK]"]',
@@ -571,7 +588,7 @@ def fused_unknowns(text, log_probs):
         "The mean log-probability of the pieces is made greatest; probabilities multiply, so their logs add up.": (
             lambda text, log_probs: least_cost(text, log_probs, lambda s: sum(s) / max(len(s), 1))
         ),
-        "Of equal sums the one with the shorter last piece is kept: a later candidate must be greater, not equal.": (
+        "Of equal sums the one with the shorter last piece is kept; the longer one should win.": (
             "if score > best[end]:",
             "if score >= best[end]:",
         ),
@@ -588,22 +605,28 @@ def fused_unknowns(text, log_probs):
             'pieces.append(text[last_start[end] : end] if text[last_start[end] : end] in log_probs else "<unk>")',
         ),
         "Unknown characters that stand together are fused into one piece; each is a piece of its own.": fused_unknowns,
-        "The pieces come out backwards: the walk from the end has to be turned round.": ("pieces[::-1]", "pieces"),
+        "The pieces come out backwards, in the order in which the walk from the end meets them.": (
+            "pieces[::-1]",
+            "pieces",
+        ),
     },
 )
 def check_unigram_tokenize(unigram_tokenize, rng):
     known = {"a": -1.0, "b": -1.0, "ab": -1.5}
     yield "one piece is likelier than two", unigram_tokenize("aab", known)
     yield "two pieces are likelier than one", unigram_tokenize("ab", {"ab": -3.0, "a": -1.0, "b": -1.0})
-    yield "less than two, more than half", unigram_tokenize("ab", {"ab": -3.0, "a": -2.0, "b": -2.0})
+    yield (
+        "one piece: worse than each of two, better than both together",
+        unigram_tokenize("ab", {"ab": -3.0, "a": -2.0, "b": -2.0}),
+    )
     yield "the longest first piece is a trap", unigram_tokenize("abc", {"ab": -1.0, "c": -8.0, "a": -2.0, "bc": -2.0})
     yield "equal sums, one piece or two", unigram_tokenize("ab", {"ab": -2.0, "a": -1.0, "b": -1.0})
     yield "equal sums, cut early or late", unigram_tokenize("abc", {"ab": -1.0, "c": -1.0, "a": -1.0, "bc": -1.0})
     yield "an unknown character", unigram_tokenize("a?b", known)
     yield "three unknown characters", unigram_tokenize("ab???", known)
     costly = {"?b": -6.0, "c": -6.0, "d": -6.0, "bc": -1.0, "bcd": -1.0}
-    yield "the penalty is worth paying for no less than 10", unigram_tokenize("?bc", costly)
-    yield "the penalty is finite", unigram_tokenize("?bcd", costly)
+    yield "a penalty of 10 is just not worth paying", unigram_tokenize("?bc", costly)
+    yield "a penalty of 10 is just worth paying", unigram_tokenize("?bcd", costly)
     yield "only long pieces", unigram_tokenize("abab", {"abab": -40.0, "ab": -21.0})
     yield "an empty text", unigram_tokenize("", known)
     yield "no pieces at all are refused", raised(unigram_tokenize, "a", {})
@@ -646,7 +669,10 @@ def pads_by_truncating(sequences, pad_id, side="right"):
             "0",
         ),
         "The mask marks the padding; 1 should stand for a real token.": [
-            ("torch.zeros(len(sequences), length, dtype=torch.long)", "torch.ones(len(sequences), length, dtype=torch.long)"),
+            (
+                "torch.zeros(len(sequences), length, dtype=torch.long)",
+                "torch.ones(len(sequences), length, dtype=torch.long)",
+            ),
             ("len(sequence)] = 1", "len(sequence)] = 0"),
         ],
         "The padding is always 0, whatever pad_id is.": (

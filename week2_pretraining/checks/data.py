@@ -26,7 +26,7 @@ STORY = "Anna had a red kite. It flew over the hill.\nAnna laughed and ran after
             "count_sentences(cleaned) >= 3",
             "count_sentences(text) >= 3",
         ),
-        "These are the numbers of an earlier version of the paper (3 words, 5 sentences): the released code and the "
+        "The numbers are those of an earlier version of the paper (3 words, 5 sentences): the released code and the "
         "current paper ask for 5 words a line and 3 sentences a page.": [
             ("len(line.split()) < 5", "len(line.split()) < 3"),
             ("count_sentences(cleaned) >= 3", "count_sentences(cleaned) >= 5"),
@@ -51,7 +51,7 @@ STORY = "Anna had a red kite. It flew over the hill.\nAnna laughed and ran after
             "not words.isdisjoint(blocked)",
             "any(word in lowered for word in blocked)",
         ),
-        "A blocked word costs only its line: the rule drops the page.": [
+        "A blocked word costs only its line: a page with a word that must not be learned is kept for the rest of it.": [
             (" or not words.isdisjoint(blocked)", ""),
             (
                 'if "javascript" in lower or',
@@ -177,7 +177,7 @@ def _words(n):
             "for line in text.splitlines() if line.strip()",
             "for line in text.splitlines()",
         ),
-        "Pages with exactly 90 % bullets or 30 % ellipses are dropped: the limits are `more than`.": [
+        "Pages with exactly 90 % bullets or 30 % ellipses are dropped: the limit itself is still allowed.": [
             ("/ len(lines) > 0.9", "/ len(lines) >= 0.9"),
             (
                 "line.endswith(ELLIPSES) for line in lines) / len(lines) > 0.3",
@@ -224,8 +224,9 @@ def check_gopher_quality(gopher_quality, rng):
     hints=(
         "One permutation first: hash each item, multiply, add, take the remainder, keep the smallest. Then all at once.",
         "A column of hashes times a row of `a` gives a table with a line for each item and a column for each permutation.",
-        "h = torch.tensor([...]).unsqueeze(1); the table is (a * h + b) % 2**32; the minimum goes over dim 0. int64 "
-        "overflows on the way, and that does no harm to the remainder.",
+        "`unsqueeze(1)` makes the column of hashes. b, a row too, is added to the table; then comes the remainder, "
+        "then the smallest number of each column. int64 overflows on the way, and that does no harm to the "
+        "remainder.",
     ),
     mistakes={
         "The largest value is kept, not the smallest: it would compare as well, but not with signatures of others.": (
@@ -236,11 +237,13 @@ def check_gopher_quality(gopher_quality, rng):
             "(a * h + b) % 2**32",
             "a * h + b",
         ),
-        "The remainder is taken before b is added: values leave the range, and the large b never win.": (
+        "The remainder is taken before b is added: values leave the range, and b no longer has a say in which item "
+        "is the smallest.": (
             "(a * h + b) % 2**32",
             "a * h % 2**32 + b",
         ),
-        "b is left out: the item whose hash is near 0 is the smallest under many of the permutations.": (
+        "b is left out: an item whose hash is 0 stays at 0 under every permutation, and is the smallest in all of "
+        "them.": (
             "a * h + b",
             "a * h",
         ),
@@ -321,7 +324,8 @@ def _one_table_for_all_bands(signatures, bands):
     ),
     mistakes={
         "All bands have to agree: only exact copies are found.": _all_bands_must_agree,
-        "Bands and rows are exchanged: the curve's threshold is somewhere else.": (
+        "The number of bands is taken for the number of values in a band: pages meet at another similarity than was "
+        "asked for.": (
             "(len(signatures), bands, -1)",
             "(len(signatures), -1, bands)",
         ),
@@ -330,11 +334,11 @@ def _one_table_for_all_bands(signatures, bands):
             "combinations(pages, 2)",
             "zip(pages, pages[1:])",
         ),
-        "A page is paired with itself.": (
+        "A page is paired with itself: it would be dropped as its own duplicate.": (
             "pairs.update(combinations(pages, 2))",
             "pairs.update((i, j) for i in pages for j in pages if i <= j)",
         ),
-        "Every pair comes twice, in both orders.": (
+        "Every pair comes twice, in both orders: it is the same pair.": (
             "pairs.update(combinations(pages, 2))",
             "pairs.update((i, j) for i in pages for j in pages if i != j)",
         ),
@@ -388,10 +392,14 @@ def _last_chunk_pushed_back(token_ids, context_length, overlap=0):
     hints=(
         "How far apart do two pieces begin, if the second repeats `overlap` tokens of the first?",
         "A loop over the beginnings: 0, then context_length - overlap further each time. When is a piece the last one?",
-        "Append token_ids[start : start + context_length]; stop as soon as start + context_length reaches the end.",
+        "Take the slice of context_length tokens from each beginning. Stop after the first piece that reaches the "
+        "end of the tokens.",
     ),
     mistakes={
-        "All that comes after the first piece is lost: that is truncation.": ("start += context_length - overlap", "break"),
+        "All that comes after the first piece is lost: that is truncation.": (
+            "start += context_length - overlap",
+            "break",
+        ),
         "The last, shorter piece is dropped: the end of every document is never learned.": (
             "chunks.append(token_ids[start : start + context_length])",
             "chunks.extend([token_ids[start : start + context_length]] if start + context_length <= len(token_ids) else [])",
@@ -454,8 +462,9 @@ def _one_row_for_each_document(documents, context_length, eos_id):
     hints=(
         "Two lists of the same length first: all tokens with an eos after each document, and for each token the number of "
         "its document. Cut both into rows.",
-        "Two positions are in the same document where their document_ids are equal: `ids[:, None, :, None] == "
-        "ids[:, None, None, :]`. Causal is `columns[:, None] >= columns`.",
+        "Two positions are in the same document where their document_ids are equal. Give the ids one axis more for "
+        "the keys, and once more for the queries, and compare: broadcasting makes the square. Causal is a "
+        "comparison of columns.",
         "A position is the column less the column where its document begins in this row: put a document's first column where "
         "its number changes, 0 elsewhere, and take `cummax` along the row.",
     ),
@@ -465,7 +474,8 @@ def _one_row_for_each_document(documents, context_length, eos_id):
             " & (columns[:, None] >= columns)",
             "",
         ),
-        "The mask is upside down: True says where NOT to look, and scaled_dot_product_attention takes True for yes.": (
+        "The mask is upside down: its True says what is hidden, and scaled_dot_product_attention takes True for "
+        "what may be seen.": (
             "mask = same & (columns[:, None] >= columns)",
             "mask = ~(same & (columns[:, None] >= columns))",
         ),
@@ -572,7 +582,7 @@ def check_get_batch(get_batch, rng):
     given = {"token_ids": token_ids, "batch_size": 4000, "context_length": 3}
     yield "shapes of 4,000 windows of 3 tokens", (list(inputs.shape), list(targets.shape)), given
     places = [token_ids.tolist().index(first) for first in inputs[:, 0].tolist()]
-    yield "where they begin, in 9 tokens", sorted(set(places)), given
+    yield "the places where windows begin, in 9 tokens", sorted(set(places)), given
     both = torch.cat([inputs, targets], dim=1)
     yield "the windows and their targets", sorted(set(map(tuple, both.tolist()))), given
     expected = 4000 / 6

@@ -46,15 +46,18 @@ def _gradients(parameters):
             'own["v"] / (1 - beta2**t)',
             'own["v"]',
         ),
-        "The correction stays at 1 - beta for ever, where it should be 1 - beta to the power of t: the steps stay far too long or "
-        "short after the start.": [("(1 - beta1**t)", "(1 - beta1)"), ("(1 - beta2**t)", "(1 - beta2)")],
-        "The decay is added to the gradient (L2 regularization): Adam then divides it by √v as well, and weights with large "
-        "gradients hardly decay. That is the mistake AdamW is named for.": [
+        "The correction of the first step is used in all of them: long after the start the steps are still scaled, "
+        "with the usual betas to a third.": [
+            ("(1 - beta1**t)", "(1 - beta1)"),
+            ("(1 - beta2**t)", "(1 - beta2)"),
+        ],
+        "The decay is added to the gradient (L2 regularization): Adam then divides it by √v too, and weights with "
+        "large gradients hardly decay. AdamW is named for the cure.": [
             ("        if not own:", "        g = g + weight_decay * parameter.detach()\n        if not own:"),
             ("parameter.mul_(1 - lr * weight_decay)", "pass"),
         ],
-        "The decay is not multiplied by the learning rate: it is hundreds of times too strong, and the schedule does not "
-        "reach it.": ("1 - lr * weight_decay", "1 - weight_decay"),
+        "The decay is not multiplied by the learning rate: with a rate of 0.001 it is a thousand times too strong, "
+        "and no schedule reaches it.": ("1 - lr * weight_decay", "1 - weight_decay"),
         "There is no weight decay: this is Adam.": ("parameter.mul_(1 - lr * weight_decay)", "pass"),
         "The decay acts on the value after the update; line 12 subtracts both from the old value.": [
             ("            parameter.mul_(1 - lr * weight_decay)  # the decay of line 12, from the old value\n", ""),
@@ -101,7 +104,7 @@ def check_adamw_step(adamw_step, rng):
     state = [{}]
     adamw_step(one, state, lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0)
     yield "first step, no decay: each weight moves by lr", _values(one)
-    yield "its counter", state[0].get("step")
+    yield "the counter after the first step", state[0].get("step")
     parameters = [_with_gradient([1.0, -2.0], [0.5, -3.0])]
     adamw_step(parameters, [{}], lr=0.1, weight_decay=0.5)
     yield "first step with decay", _values(parameters)
@@ -122,17 +125,17 @@ def check_adamw_step(adamw_step, rng):
 
     parameters, state = random_steps(4)
     yield "four steps, the second parameter without a gradient in two", _values(parameters)
-    yield "their counters", [own.get("step") for own in state]
+    yield "the counters after four steps", [own.get("step") for own in state]
     parameters, state = random_steps(9)
     yield "nine steps, gradients missing in the middle", _values(parameters)
-    yield "their counters then", [own.get("step") for own in state]
-    yield "the moments m", [own.get("m") for own in state]
-    yield "the moments v", [own.get("v") for own in state]
+    yield "the counters after nine steps", [own.get("step") for own in state]
+    yield "the moments m after nine steps", [own.get("m") for own in state]
+    yield "the moments v after nine steps", [own.get("v") for own in state]
     gradient = torch.randn(3, generator=rng)
     parameters = [_with_gradient([1.0, 2.0, 3.0], gradient)]
     adamw_step(parameters, [{}], lr=0.1)
     yield "the gradient is left as it was", bool((parameters[0].grad == gradient).all())
-    yield "a state is missing", raised(adamw_step, parameters, [], lr=0.1)
+    yield "a missing state is refused", raised(adamw_step, parameters, [], lr=0.1)
 
 
 def _straight_line_down(step, max_lr, warmup_steps, total_steps, min_lr=0.0):
@@ -174,15 +177,16 @@ def _straight_line_down(step, max_lr, warmup_steps, total_steps, min_lr=0.0):
             "/ (total_steps - warmup_steps)",
             "/ total_steps",
         ),
-        "A whole period of the cosine: the rate falls to the minimum in the middle, and rises again.": (
+        "The cosine runs through a whole period: the rate falls to the minimum in the middle, and rises again.": (
             "math.pi * progress",
             "2 * math.pi * progress",
         ),
-        "A quarter of a period, without the 1 + and the / 2: flat at the top, and steep where it should land gently.": (
+        "The cosine runs through a quarter of a period: it is flat at the top, and steep where it should land "
+        "gently.": (
             "(1 + math.cos(math.pi * progress)) / 2",
             "math.cos(math.pi * progress / 2)",
         ),
-        "After the end the cosine goes on: trained a little longer, the rate rises again.": (
+        "The cosine goes on after the end: trained a little longer, the rate rises again.": (
             "        return min_lr\n    progress",
             "        pass\n    progress",
         ),
@@ -203,14 +207,14 @@ def check_warmup_cosine_lr(warmup_cosine_lr, rng):
     steps = range(total + 1)
     yield "down to a tenth", [warmup_cosine_lr(step, max_lr, warmup, total, max_lr / 10) for step in steps]
     yield (
-        "after the end",
+        "the rate after the end",
         [warmup_cosine_lr(step, max_lr, warmup, total, max_lr / 10) for step in (total + 3, 3 * total)],
     )
     yield "no warmup", [warmup_cosine_lr(step, max_lr, 0, 5) for step in range(7)]
     yield "warmup only", [warmup_cosine_lr(step, max_lr, 3, 3, max_lr / 5) for step in range(5)]
-    yield "a negative step", raised(warmup_cosine_lr, -1, 1.0, 4, 8)
-    yield "more warmup than steps", raised(warmup_cosine_lr, 0, 1.0, 9, 8)
-    yield "min_lr above max_lr", raised(warmup_cosine_lr, 0, 1.0, 4, 8, 2.0)
+    yield "a negative step is refused", raised(warmup_cosine_lr, -1, 1.0, 4, 8)
+    yield "more warmup than steps is refused", raised(warmup_cosine_lr, 0, 1.0, 9, 8)
+    yield "min_lr above max_lr is refused", raised(warmup_cosine_lr, 0, 1.0, 4, 8, 2.0)
 
 
 def _each_alone(parameters, max_norm):
@@ -239,8 +243,9 @@ def _element_by_element(parameters, max_norm):
     hints=(
         "The norm is one number for the whole model: think of all gradients written one after the other into one long vector.",
         "Collect the gradients that are there into a list first: a generator can be walked through once, and you need them twice.",
-        "norm = √ of the sum of g.square().sum(); factor = (max_norm / (norm + 1e-6)).clamp(max=1); g.mul_(factor) for each; "
-        "return norm. Without any gradient: torch.tensor(0.0).",
+        "The norm is the root of the sum of all squares in all gradients. The factor is max_norm / (norm + 1e-6), "
+        "held at 1 from above (`clamp`), and `mul_` scales in place. A model without any gradient has the norm 0, "
+        "as a tensor.",
     ),
     mistakes={
         "Each gradient is clipped by its own norm: the direction of the whole step changes.": _each_alone,
@@ -249,7 +254,10 @@ def _element_by_element(parameters, max_norm):
             ".clamp(max=1)",
             "",
         ),
-        "The root is missing: this is the squared norm.": (".sum().sqrt()", ".sum()"),
+        "The root is missing: the square of the norm is compared with max_norm, and returned.": (
+            ".sum().sqrt()",
+            ".sum()",
+        ),
         "The norms of the parts are added: they add up in squares, like the sides of a right triangle.": (
             "torch.stack([g.square().sum() for g in gradients]).sum().sqrt()",
             "torch.stack([g.square().sum().sqrt() for g in gradients]).sum()",
@@ -286,11 +294,11 @@ def check_clip_grad_norm(clip_grad_norm, rng):
     norm, after = gradients_after([[3.0], [0.0, 4.0]], 1.0)
     shown = {"gradients": [[3.0], [0.0, 4.0]], "max_norm": 1.0}
     yield "gradients [3] and [0, 4], max_norm 1: the norm", norm, shown
-    yield "what they become", after, shown
+    yield "what gradients [3] and [0, 4] become", after, shown
     shown = {"gradients": [[0.3], [0.0, 0.4]], "max_norm": 1.0}
     norm, after = gradients_after([[0.3], [0.0, 0.4]], 1.0)
     yield "a norm of 0.5, below max_norm", norm, shown
-    yield "these stay", after, shown
+    yield "gradients below max_norm stay", after, shown
     norm, after = gradients_after([[3.0], [0.0, 4.0]], 2.5, as_generator=True)
     yield "parameters from a generator", (norm, after)
     parameters = [_with_gradient([1.0, 1.0], None), _with_gradient([1.0], [-7.0])]
@@ -300,9 +308,9 @@ def check_clip_grad_norm(clip_grad_norm, rng):
     random = [3 * torch.randn(shape, generator=rng) for shape in ((4, 3), (5,), (2, 2, 2))]
     norm, after = gradients_after(random, 0.1)
     yield "three random gradients", (norm, after)
-    yield "inf among them", gradients_after([[math.inf, 1.0], [2.0]], 1.0)
-    yield "nan among them", gradients_after([[math.nan, 1.0], [2.0]], 1.0)
-    yield "max_norm 0", raised(clip_grad_norm, [_with_gradient([1.0], [1.0])], 0.0)
+    yield "inf among the gradients", gradients_after([[math.inf, 1.0], [2.0]], 1.0)
+    yield "nan among the gradients", gradients_after([[math.nan, 1.0], [2.0]], 1.0)
+    yield "max_norm 0 is refused", raised(clip_grad_norm, [_with_gradient([1.0], [1.0])], 0.0)
 
 
 class _Tied(nn.Module):
@@ -390,8 +398,8 @@ def check_parameter_groups(parameter_groups, rng):
     groups = parameter_groups(model, weight_decay)
     yield "embedding, norm, linear map, gain, and a head that shares the embedding", _by_name(groups, model)
     model.project.requires_grad_(False)
-    yield "with the linear map frozen", _by_name(parameter_groups(model, 0.1), model)
-    yield "a negative decay", raised(parameter_groups, model, -0.1)
+    yield "the same model with the linear map frozen", _by_name(parameter_groups(model, 0.1), model)
+    yield "a negative decay is refused", raised(parameter_groups, model, -0.1)
 
 
 class _Little(nn.Module):
@@ -415,8 +423,9 @@ class _Little(nn.Module):
     hints=(
         "`backward()` adds to what is in .grad. So which loss must each part contribute, for the sum to be the large batch's mean?",
         "The mean over all targets is a sum of parts: (sum of losses in this part) / (number of counted targets in ALL parts).",
-        "For each part: F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction='sum') / n_counted, then "
-        "backward() at once, and add its item() to a running total.",
+        "F.cross_entropy with reduction='sum', logits and targets flattened to one row of positions, gives the "
+        "part's nats. Divide by all counted targets, go backward at once, so that the graph is freed, and add the "
+        "number to a total.",
     ),
     mistakes={
         "The means of the parts are averaged: tokens of a part with few counted targets weigh more. This was a bug in many "
@@ -441,15 +450,16 @@ class _Little(nn.Module):
             "    total = 0.0",
             "    model.zero_grad()\n    total = 0.0",
         ),
-        "One backward at the very end: the gradients are right, but the graphs of all parts are in memory at once, which is what "
-        "accumulation is there to avoid.": [
+        "There is one backward at the very end: the gradients are right, but the graphs of all parts are in memory "
+        "at once, which accumulation is there to avoid.": [
             (
                 "        loss.backward()  # frees its graph\n        total += loss.item()",
                 "        total = total + loss",
             ),
             ("    return total", "    total.backward()\n    return total.item()"),
         ],
-        "Right gradients, but the loss that is returned is the last part's alone: the log shows a fraction of it.": (
+        "The loss of the last part alone is returned: the gradients are right, and the log shows a fraction of the "
+        "loss.": (
             "total += loss.item()",
             "total = loss.item()",
         ),
@@ -466,7 +476,7 @@ def check_accumulate_gradients(accumulate_gradients, rng):
     model = _Little(rng)
     parts = [batch(1, 2), batch(1, 2)]
     yield "two parts of two targets: the loss", accumulate_gradients(model, parts)
-    yield "their gradients", gradients(model)
+    yield "two parts of two targets: the gradients", gradients(model)
     model = _Little(rng)
     (ids_1, targets_1), (ids_2, targets_2) = batch(2, 4), batch(2, 4)
     targets_1[:, 1:] = -100
@@ -480,13 +490,16 @@ def check_accumulate_gradients(accumulate_gradients, rng):
     nothing = torch.full((1, 3), -100)
     parts = [batch(1, 3), (batch(1, 3)[0], nothing), batch(3, 2), batch(2, 5)]
     yield "four parts of different shapes, one with nothing to learn", accumulate_gradients(model, parts)
-    yield "gradients of the four", gradients(model)
-    yield "gradients were there before which forward pass", model.seen
+    yield "gradients of the four parts", gradients(model)
+    yield "before which forward passes there were gradients already", model.seen
     model = _Little(rng)
     model.head.grad = torch.ones(5, 3)
     accumulate_gradients(model, [batch(2, 3)])
     yield "gradients that were there before are kept", gradients(model)
-    yield "nothing counts", raised(accumulate_gradients, model, [(nothing.clamp(min=0), nothing)])
+    yield (
+        "parts without a counted target are refused",
+        raised(accumulate_gradients, model, [(nothing.clamp(min=0), nothing)]),
+    )
 
 
 class _NoBuffers(nn.Module):
@@ -538,7 +551,8 @@ class _NoBuffers(nn.Module):
     ),
     mistakes={
         "The loss is not scaled: small gradients vanish as before.": ("return loss * self.scale", "return loss * 1.0"),
-        "The gradients are not divided before the step: the learning rate is in effect thousands of times too large.": (
+        "The gradients are not divided before the step: they are still as many times too large as the scale, 65,536 "
+        "at first.": (
             "g.div_(self.scale)",
             "pass",
         ),
@@ -571,11 +585,12 @@ class _NoBuffers(nn.Module):
             "self.scale *= self.backoff_factor\n            self.good_steps.zero_()",
             "self.scale *= self.backoff_factor",
         ),
-        "The count is not restarted after a growth: the scale grows once and then no more, or in every step.": (
+        "The count is not restarted after a growth: it has passed growth_interval, so the scale grows once and then "
+        "no more.": (
             "self.scale *= self.growth_factor\n                self.good_steps.zero_()",
             "self.scale *= self.growth_factor",
         ),
-        "A skipped step counts as a good one: the scale grows although it overflows.": (
+        "A skipped step counts as a good one: right after an overflow the scale is a step nearer to growing again.": (
             "self.scale *= self.backoff_factor\n            self.good_steps.zero_()",
             "self.scale *= self.backoff_factor\n            self.good_steps += 1",
         ),
@@ -607,7 +622,7 @@ def check_loss_scaler(LossScaler, rng):
     shown = {"scale": 8.0, "gradients": good, "optimizer": "SGD with lr 1"}
     yield "gradients 8, -16 and 4, weights 0: after the step", one_step(scaler, good), shown
     scaler.update()
-    yield "scale and count after it", state(scaler), shown
+    yield "scale and count of good steps after that step", state(scaler), shown
     yield "a second step, divided by the caller first", one_step(scaler, good, unscale_first=True), shown
     scaler.update()
     for name, bad in (("inf", math.inf), ("nan", math.nan)):
@@ -640,11 +655,11 @@ def check_loss_scaler(LossScaler, rng):
     yield "the gradient of a scaled loss", weight.grad.clone(), {"x": x, "init_scale": 2.0**10}
     scaler.step(optimizer)
     scaler.update()
-    yield "the weights after that step", weight.detach().clone(), {"x": x, "init_scale": 2.0**10}
+    yield "the weights after the step of a scaled loss", weight.detach().clone(), {"x": x, "init_scale": 2.0**10}
     resumed = LossScaler()
     resumed.load_state_dict(scaler.state_dict())
-    yield "a new one with the state of the old one", state(resumed), {"state_dict": dict(scaler.state_dict())}
-    yield "a backoff that grows", raised(LossScaler, backoff_factor=1.5)
+    yield "a new scaler with the state of the old one", state(resumed), {"state_dict": dict(scaler.state_dict())}
+    yield "a backoff_factor above 1 is refused", raised(LossScaler, backoff_factor=1.5)
 
 
 class _Wide(nn.Module):

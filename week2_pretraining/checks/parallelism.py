@@ -50,7 +50,7 @@ from week2_pretraining.ranks import simulate
             "params * gradient_bytes",
             "params * parameter_bytes",
         ),
-        "These are GiB, and bytes were asked for.": (
+        "The three parts are in GiB, where bytes were asked for.": (
             "memory | {",
             "{name: part / 2**30 for name, part in memory.items()} | {",
         ),
@@ -59,7 +59,7 @@ from week2_pretraining.ranks import simulate
             "n_devices < 1",
             "False",
         ),
-        "A negative number of parameters is computed with.": ("params < 0", "False"),
+        "A negative number of parameters is accepted: the memory comes out below 0.": ("params < 0", "False"),
     },
 )
 def check_training_memory(training_memory, rng):
@@ -72,10 +72,10 @@ def check_training_memory(training_memory, rng):
         memory = training_memory(params, stage, n_devices, parameter_bytes=4, gradient_bytes=3, optimizer_bytes=8)
         yield f"other bytes per parameter, stage {stage}", memory
     yield "no parameters", training_memory(0, 1, 2)
-    yield "stage 4", raised(training_memory, 1000, 4, 2)
-    yield "stage -1", raised(training_memory, 1000, -1, 2)
-    yield "no devices", raised(training_memory, 1000, 1, 0)
-    yield "a negative number of parameters", raised(training_memory, -1, 1, 2)
+    yield "stage 4 is refused", raised(training_memory, 1000, 4, 2)
+    yield "stage -1 is refused", raised(training_memory, 1000, -1, 2)
+    yield "no devices are refused", raised(training_memory, 1000, 1, 0)
+    yield "a negative number of parameters is refused", raised(training_memory, -1, 1, 2)
 
 
 def _sums_thrown_away(parameters, group, n_targets=1):
@@ -95,8 +95,9 @@ def _sums_thrown_away(parameters, group, n_targets=1):
         "`group.all_reduce(tensor)` returns the sum over the ranks; the tensor itself stays as it is.",
         "Two sums are needed: of n_targets, once, and of n_targets * gradient, for each parameter. Every rank must call "
         "all_reduce equally often, also where it has no gradient.",
-        "total = group.all_reduce(torch.tensor(float(n_targets))); for each p with requires_grad: p.grad = "
-        "group.all_reduce(gradient * n_targets) / total, with torch.zeros_like(p) where p.grad is None.",
+        "The sum of all n_targets is made once, of a tensor; it divides every gradient. For each p with "
+        "requires_grad, reduce its gradient times n_targets, or zeros of its shape where there is none, and put the "
+        "quotient into p.grad.",
     ),
     mistakes={
         "The gradients are summed and not averaged: with n ranks every step is as if the loss were n times as large.": [
@@ -115,7 +116,7 @@ def _sums_thrown_away(parameters, group, n_targets=1):
         ),
         "Each rank divides by its own number of targets: the ranks get different gradients, and their models drift "
         "apart.": ("/ total", "/ n_targets"),
-        "It is divided by the ranks and by the targets: one of the two is too much.": (
+        "The weighted sum is divided by the ranks and by the targets: one of the two is too much.": (
             "/ total",
             "/ total / group.size",
         ),
@@ -326,9 +327,9 @@ def _x_summed_through_the_ranks_and_back(x, weight_shard, bias_shard, group):
         "into two layers whose losses add up?",
         "It is the sum over the ranks. A torch.autograd.Function has a forward and a backward: here forward hands x on, "
         "and backward gives group.all_reduce(gradient).",
-        "class CopyToRanks(torch.autograd.Function) inside your function, with static methods forward(ctx, x): return "
-        "x.view_as(x), and backward(ctx, gradient): return group.all_reduce(gradient). Then F.linear of "
-        "CopyToRanks.apply(x).",
+        "Write the Function inside your function, where it sees `group`: forward hands on a view of x (`view_as`), "
+        "backward the sum over the ranks of what it gets. Apply it to x, and give what comes out to the linear "
+        "layer.",
     ),
     mistakes={
         "Nothing is exchanged backward: each rank sees only its own features' part of the gradient of x.": (
@@ -354,7 +355,10 @@ def _x_summed_through_the_ranks_and_back(x, weight_shard, bias_shard, group):
             "CopyToRanks.apply(x)",
             "CopyToRanks.apply(x.detach())",
         ),
-        "The bias is left out.": ("weight_shard, bias_shard)", "weight_shard)"),
+        "The bias is left out: each rank has the bias of its own features.": (
+            "weight_shard, bias_shard)",
+            "weight_shard)",
+        ),
         "The bias is divided by the number of ranks: every rank adds its own part of it, each part once.": (
             "weight_shard, bias_shard)",
             "weight_shard, None if bias_shard is None else bias_shard / group.size)",
@@ -390,8 +394,8 @@ def _outputs_side_by_side(x_shard, weight_shard, bias, group):
         "A dot product can be cut: each rank adds up its own part of the features. What is left to do with these parts?",
         "One all-reduce forward. group.all_reduce passes no gradient on, so it needs a torch.autograd.Function; every "
         "rank's part goes into the same sum, so the gradient of each part is that of the sum.",
-        "In your Function: forward(ctx, partial) returns group.all_reduce(partial), backward(ctx, gradient) returns the "
-        "gradient as it is. Apply it to F.linear(x_shard, weight_shard) without a bias, and add the bias after it.",
+        "Forward of your Function adds the parts up over the ranks; backward hands on what it gets. What goes in is "
+        "this rank's product, without the bias. Where does the bias go, if it is to count once?",
     ),
     mistakes={
         "The bias is added before the sum, on every rank: it comes out as many times as there are ranks.": [
@@ -403,7 +407,10 @@ def _outputs_side_by_side(x_shard, weight_shard, bias, group):
             ("F.linear(x_shard, weight_shard)", "F.linear(x_shard, weight_shard, bias if group.rank == 0 else None)"),
             ("return y if bias is None else y + bias", "return y"),
         ],
-        "The bias is left out.": ("return y if bias is None else y + bias", "return y"),
+        "The bias is left out: it belongs to the whole output, once.": (
+            "return y if bias is None else y + bias",
+            "return y",
+        ),
         "Nothing is exchanged: each rank has the sum over its own features only.": (
             "SumOverRanks.apply(F.linear(x_shard, weight_shard))",
             "F.linear(x_shard, weight_shard)",

@@ -91,9 +91,8 @@ def _weighted_by_mean(model, batches):
             "(targets != -100).sum().item()",
             "targets.numel()",
         ),
-        "A batch in which nothing counts has the mean loss nan, and 0 times nan is nan: it spoils the sum.": (
-            _weighted_by_mean
-        ),
+        "The mean loss of each batch is weighted by its targets: where nothing counts it is nan, and 0 times nan is "
+        "nan, which spoils the sum.": (_weighted_by_mean),
         "The model is evaluated in training mode: with dropout on, the loss is too high, and another one each time.": (
             "    model.eval()\n",
             "",
@@ -111,9 +110,9 @@ def _weighted_by_mean(model, batches):
             "finally:",
             "except ZeroDivisionError:\n        pass\n    else:",
         ),
-        "Gradients are recorded: each evaluation keeps the activations of a whole backward pass in memory, for "
-        "nothing.": ("torch.no_grad()", "torch.enable_grad()"),
-        "Without any counted target the result is nan or an error of division: say what is wrong instead.": (
+        "Gradients are recorded: each evaluation holds all activations in memory, for a backward pass that never "
+        "comes.": ("torch.no_grad()", "torch.enable_grad()"),
+        "The case without any counted target ends in nan or an error of division, which does not say what is wrong.": (
             "raise ValueError(",
             'return float("nan")\n        print(',
         ),
@@ -138,17 +137,17 @@ def check_evaluate_loss(evaluate_loss, rng):
     yield "gradients recorded", [call["gradients"] for call in model.calls], {"model": "in training mode before"}
     yield "in training mode afterwards", model.training, {"model": "in training mode before"}
     model.eval()
-    yield "the same, in evaluation mode before", evaluate_loss(model, batches)
-    yield "in training mode then", model.training, {"model": "in evaluation mode before"}
+    yield "the same batches, the model in evaluation mode before", evaluate_loss(model, batches)
+    yield "in training mode afterwards, when it was not before", model.training, {"model": "in evaluation mode before"}
     empty = _batches(rng, [(2, 2), (2, 3)], [4, 1])
     yield "one batch without any counted target", evaluate_loss(model, empty)
-    yield "no batch", raised(evaluate_loss, model, [])
-    yield "no counted target", raised(evaluate_loss, model, empty[:1])
+    yield "no batch is refused", raised(evaluate_loss, model, [])
+    yield "no counted target is refused", raised(evaluate_loss, model, empty[:1])
     model = Guesser(rng, seconds_batch_fails=True).train()
     told = {"model": "in training mode before; raises RuntimeError on the second batch"}
-    yield "the model fails", raised(evaluate_loss, model, batches), told
-    yield "in training mode after the failure", model.training, told
-    yield "gradients on afterwards", torch.is_grad_enabled(), told
+    yield "an error in the model comes through", raised(evaluate_loss, model, batches), told
+    yield "in training mode after that error", model.training, told
+    yield "gradients are on again after that error", torch.is_grad_enabled(), told
 
 
 @observes(
@@ -169,13 +168,13 @@ def check_evaluate_loss(evaluate_loss, rng):
             "tokens_per_second * 3 * forward",
             "tokens_per_second * 2 * forward",
         ),
-        "These are the FLOPs of a whole sequence, multiplied by tokens a second: the result is too high by a factor of "
+        "The FLOPs of a whole sequence are multiplied by tokens a second: the result is too high by a factor of "
         "context_length.": (" / config.context_length\n", "\n"),
         "The FLOPs of a sequence of one token are taken: attention to the rest of the context is missing.": (
             "sum(transformer_flops(config, config.context_length).values()) / config.context_length",
             "sum(transformer_flops(config, 1).values())",
         ),
-        "The fraction is upside down: this says how many times faster the peak is.": (
+        "The fraction is upside down: it says how many times the peak is above what the run does.": (
             "tokens_per_second * 3 * forward / peak_flops_per_second",
             "peak_flops_per_second / (tokens_per_second * 3 * forward)",
         ),
@@ -192,8 +191,8 @@ def check_model_flops_utilization(model_flops_utilization, rng):
     layers, wide = (int(torch.randint(1, 9, (), generator=rng)) for _ in range(2))
     config = GPTConfig(vocab_size=1000, context_length=128, d_model=16 * wide, n_heads=2, n_layers=layers, d_ff=100)
     yield "another model", model_flops_utilization(config, 3e3, 5e10)
-    yield "0 tokens a second", raised(model_flops_utilization, small, 0.0, 1000.0)
-    yield "a peak below 0", raised(model_flops_utilization, small, 1.0, -1000.0)
+    yield "0 tokens a second are refused", raised(model_flops_utilization, small, 0.0, 1000.0)
+    yield "a peak below 0 is refused", raised(model_flops_utilization, small, 1.0, -1000.0)
 
 
 @dataclass(frozen=True)
@@ -349,8 +348,8 @@ def _entry(contents, key):
         ),
         "The config is stored as an object of its class: such a file cannot be read with weights_only=True, nor once the "
         "class has moved.": ('"config": asdict(config)', '"config": config'),
-        "The whole module is pickled, not its state: such a file cannot be read with weights_only=True, nor once the code "
-        "has moved; and it has another form than the others.": ('"model": model.state_dict()', '"model": model'),
+        "The whole module is pickled, not its state: such a file cannot be read with weights_only=True, nor once "
+        "the code has moved.": ('"model": model.state_dict()', '"model": model'),
     },
 )
 def check_save_checkpoint(save_checkpoint, rng):
@@ -375,7 +374,7 @@ def check_save_checkpoint(save_checkpoint, rng):
             outcome = raised(save_checkpoint, path, model, optimizer, generator, 7, Setting(max_lr=1.0))
         full = {"path": "run.pt, with step 5 in it", "step": 7, "disk": "full: torch.save raises OSError"}
         yield "the disk is full in the middle of saving", outcome, full
-        yield "the step in the file after that", _entry(_read(path), "step"), full
+        yield "the step in the file after the full disk", _entry(_read(path), "step"), full
         inner = Path(folder, "new", "run.pt")
         save_checkpoint(inner, *_start(rng), 0, Setting())
         yield "a folder that was not there, step 0", _entry(_read(inner), "step"), {"path": "new/run.pt"}
@@ -430,8 +429,9 @@ def _refusal(load_checkpoint, path, run, config):
         "keys, the same config, weights that fit; only then three times a state is put back.",
         "torch.load(path, weights_only=True) raises many kinds of exceptions on a damaged file: turn them into one "
         "ValueError. Compare asdict(config) with the saved dict over the names of both.",
-        "names = those of wanted.keys() | found.keys() whose .get differ; a ValueError tells them. The same for weights "
-        "whose names or shapes are not those in model.state_dict(). Then optimizer.load_state_dict, model.load_state_dict, generator.set_state; return the saved step.",
+        "Compare the two config dicts name by name, over the names of both (`.get`), and tell all that differ. Do "
+        "the same with the names and shapes of the weights. Only then load the optimizer, the model and the "
+        "generator, and return the saved step.",
     ),
     mistakes={
         "The optimizer is not restored: Adam begins again with empty averages and a step counter of 0, and the loss jumps.": (
@@ -513,7 +513,7 @@ def check_load_checkpoint(load_checkpoint, rng):
         refused["a checkpoint of an older script: no corpus_seed, but dropout"] = (older, Setting())
         removed = Path(folder, "removed.pt")
         torch.save({**torch.load(path), "config": {**asdict(Setting()), "dropout": 0.1}}, removed)
-        refused["one with dropout and all that we have"] = (removed, Setting())
+        refused["a checkpoint with dropout and all that we have"] = (removed, Setting())
         refused["no file"] = (Path(folder, "missing.pt"), Setting())
         whole = path.read_bytes()
         for label, n_bytes in (("cut in half", len(whole) // 2), ("0 bytes long", 0)):
@@ -542,7 +542,11 @@ def check_load_checkpoint(load_checkpoint, rng):
             yield label, outcome, told
             yield f"{label}: fields named in the message", named, told
             yield f"{label}: model, optimizer and generator", _state(*run), {**told, "before": before}
-        yield "a folder was made by the code in the file", proof.exists(), {"path": "calls os.mkdir when it is unpickled"}
+        yield (
+            "a folder was made by the code in the file",
+            proof.exists(),
+            {"path": "calls os.mkdir when it is unpickled"},
+        )
 
 
 def _linear_not_log(sizes, losses):
@@ -567,7 +571,7 @@ def _linear_not_log(sizes, losses):
             ("exponent, margin = -slope.item()", "exponent, margin = slope.item()"),
             ("torch.exp(intercept / -slope)", "torch.exp(intercept / slope)"),
         ],
-        "The constant is exp of the intercept: that is N_c^α, and its α-th root is still to be taken.": (
+        "The constant is exp of the intercept: that is N_c^α, not N_c.": (
             "intercept / -slope",
             "intercept",
         ),
@@ -582,8 +586,8 @@ def _linear_not_log(sizes, losses):
         "The line is forced through the origin: the constant takes part in the slope.": [
             ("((x - x.mean()) * (y - y.mean())).sum() / spread", "(x * y).sum() / x.square().sum()"),
         ],
-        "1.96 is taken for every number of points: with five points and two fitted numbers, three are left to "
-        "tell the noise, and the interval is too narrow by a third.": (
+        "1.96 is taken for every number of points: with five points and two fitted numbers, three are left to tell "
+        "the noise, and the interval is too narrow by more than a third.": (
             "t_quantile(len(x) - 2) *",
             "1.959964 *",
         ),
@@ -628,8 +632,9 @@ def check_fit_power_law(fit_power_law, rng):
     minutes=5,
     hints=(
         "Put D = 20 N into C = 6 N D. What is left to solve for?",
-        "C = 120 N².",
-        "parameters = math.sqrt(flops / (6 · tokens_per_parameter)); tokens = tokens_per_parameter · parameters.",
+        "With 20 tokens per parameter it is C = 120 N². Where does the 120 come from when the ratio is another?",
+        "The parameters are the root of the budget over 6 times the ratio. There are tokens_per_parameter times as "
+        "many tokens.",
     ),
     mistakes={
         "The 6 is missing: each token costs 6 FLOPs per parameter, 2 forward and 4 backward.": (
@@ -648,11 +653,14 @@ def check_fit_power_law(fit_power_law, rng):
             "return parameters, tokens_per_parameter * parameters",
             "return tokens_per_parameter * parameters, parameters",
         ),
-        "20 tokens per parameter are built in: another ratio is not used.": [
+        "20 tokens per parameter are built in: another ratio changes nothing.": [
             ("6 * tokens_per_parameter)", "120.0)"),
             ("return parameters, tokens_per_parameter * parameters", "return parameters, 20 * parameters"),
         ],
-        "A budget of 0 or below is taken as it is.": ("if flops <= 0:", "if flops < -1e99:"),
+        "A budget of 0 or below is accepted, as if there were a model to train with it.": (
+            "if flops <= 0:",
+            "if flops < -1e99:",
+        ),
     },
 )
 def check_chinchilla_optimal(chinchilla_optimal, rng):
@@ -661,7 +669,7 @@ def check_chinchilla_optimal(chinchilla_optimal, rng):
     budget = 10 ** (15 + 10 * torch.rand((), generator=rng).item())
     yield "another budget", chinchilla_optimal(budget)
     yield "100 tokens per parameter", chinchilla_optimal(budget, tokens_per_parameter=100.0)
-    yield "no budget", raised(chinchilla_optimal, 0.0)
+    yield "no budget is refused", raised(chinchilla_optimal, 0.0)
 
 
 @observes(
@@ -676,8 +684,8 @@ def check_chinchilla_optimal(chinchilla_optimal, rng):
         "weight and bias: take them out of a copy of the state dict, join, transpose if '.c_' is in the name.",
     ),
     mistakes={
-        "The matrices are not transposed: Hugging Face's Conv1D keeps (inputs, outputs), nn.Linear (outputs, inputs). The "
-        "square ones load without a word, and the model talks nonsense.": ("value.T if", "value if"),
+        "The matrices are not transposed: Hugging Face's Conv1D keeps (inputs, outputs). The square ones load "
+        "without a word, and the model talks nonsense.": ("value.T if", "value if"),
         "Embeddings are transposed too: they are tables with a row for each token, in both layouts.": (
             'value.T if ".c_" in module and kind == "weight" else value',
             'value.T if kind == "weight" and value.dim() == 2 else value',
@@ -687,8 +695,8 @@ def check_chinchilla_optimal(chinchilla_optimal, rng):
             '("w_k", "w_q", "w_v")',
         ),
         "The weights of c_attn are joined along the wrong axis: heads of query, key and value come out mixed.": (
-            "value = torch.cat([rest.pop(f\"{source}.{kind}\") for source in sources])",
-            "value = torch.cat([rest.pop(f\"{source}.{kind}\") for source in sources], dim=-1)\n"
+            'value = torch.cat([rest.pop(f"{source}.{kind}") for source in sources])',
+            'value = torch.cat([rest.pop(f"{source}.{kind}") for source in sources], dim=-1)\n'
             "            value = value.T.reshape(-1, value.shape[0]) if value.dim() == 2 and len(sources) == 3 else value",
         ),
         "The prefix `transformer.` is missing: GPT2LMHeadModel finds none of its names.": [
@@ -731,7 +739,7 @@ def check_to_gpt2_state_dict(to_gpt2_state_dict, rng):
         rest = {key: value for key, value in weights.items() if key != name}
         yield f"{name} is missing", raised(to_gpt2_state_dict, rest, config)
     shallow = GPTConfig(vocab_size=11, context_length=5, d_model=6, n_heads=3, n_layers=1, d_ff=9)
-    yield "a layer more than the config says", raised(to_gpt2_state_dict, weights, shallow)
+    yield "a layer more than the config says is refused", raised(to_gpt2_state_dict, weights, shallow)
 
 
 def _random_weights(config, rng):

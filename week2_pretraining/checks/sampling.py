@@ -101,9 +101,9 @@ def _cut(order_of_cuts):
         "left renormalizes. Temperature 0 needs a way of its own.",
         "A token that is cut has logit -inf, or probability 0. For top k, compare with the k-th largest logit (`topk`). For "
         "top p, sort the probabilities in descending order and ask for each token: how much mass stands before it?",
-        "A token stays if the mass before it is below top_p, so the first always stays, and the one that crosses the border "
-        "too. `scatter` with the order from `sort` brings these yes and no back to their places in the vocabulary. Divide "
-        "by the sum at the end. Work in float32, on logits minus their maximum.",
+        "A token stays if the mass before it is below top_p, so the first always stays, and the one that crosses "
+        "the border too. `scatter`, with the order from `sort`, brings each yes and no back to its place in the "
+        "vocabulary. Divide by the sum at the end. Work in float32, on logits minus their maximum.",
     ),
     mistakes={
         "The logits are multiplied by the temperature: 0.5 then makes the text wilder, and 2 tamer.": (
@@ -116,8 +116,11 @@ def _cut(order_of_cuts):
         "top_p is measured on all tokens, not on those that top_k left: it cuts less than was asked.": _cut(
             ["temperature", "top_p", "top_k"]
         ),
-        "The token that crosses top_p is cut too: the prefix must reach p, so a first token above p leaves "
-        "nothing.": ("before < top_p", "before + ordered < top_p"),
+        "The token that crosses top_p is cut too: the prefix falls short of p, and a first token above p leaves "
+        "nothing.": (
+            "before < top_p",
+            "before + ordered < top_p",
+        ),
         "The token that crosses top_p is cut (only the first is spared): the prefix then has less mass than p.": (
             "before < top_p",
             "(before + ordered < top_p) | (before == 0)",
@@ -130,7 +133,8 @@ def _cut(order_of_cuts):
             "torch.zeros_like(probs, dtype=torch.bool).scatter(-1, order, before < top_p)",
             "before < top_p",
         ),
-        "Temperature 0 is divided by: nothing but nan comes out. Its limit is the argmax.": (
+        "The logits are divided by a temperature of 0, and nothing but nan comes out; towards 0 all mass goes to "
+        "the argmax.": (
             "if temperature == 0:",
             "if False:",
         ),
@@ -156,7 +160,7 @@ def _cut(order_of_cuts):
             "logits = logits + 0\n",
         ),
         "exp of the raw logits overflows: large logits give nan instead of probabilities.": _exp_without_care,
-        "All tokens below probability top_p are cut, one by one: top_p is about the mass of the prefix together.": (
+        "All tokens below probability top_p are cut, one by one: top_p is about the mass of the prefix as a whole.": (
             "before < top_p",
             "(ordered >= top_p) | (before == 0)",
         ),
@@ -315,7 +319,8 @@ def _each_time_again(logits, token_ids, penalty, key_mask=None):
         "First find out which tokens stand in each row: a table of yes and no with the shape of the logits.",
         "`seen[rows, columns] = True` with two lists of indices marks many places at once; `key_mask.nonzero()` tells where "
         "the real tokens are. Marking a place twice changes nothing.",
-        "torch.where(logits > 0, logits / penalty, logits * penalty) for what was seen, the old logits for the rest.",
+        "`torch.where` chooses between two tensors, place by place. Use it twice: for the two signs of a logit, and "
+        "for seen or not. Both signs of a seen logit must come out smaller.",
     ),
     mistakes={
         "Negative logits are divided too: -4 becomes -2, and a seen token is rewarded (so reads the paper's formula, "
@@ -324,16 +329,16 @@ def _each_time_again(logits, token_ids, penalty, key_mask=None):
             "logits / penalty",
         ),
         "The two cases are the wrong way round: seen tokens become likelier.": ("logits > 0", "logits < 0"),
-        "A token is penalized once for each time it stands there: \"the\" soon becomes impossible.": _each_time_again,
+        'A token is penalized once for each time it stands there: "the" soon becomes impossible.': _each_time_again,
         "The penalty is subtracted: another idea (a presence penalty), with another scale.": (
             "torch.where(logits > 0, logits / penalty, logits * penalty)",
             "logits - penalty",
         ),
-        "All tokens are penalized, seen or not: that is a temperature.": (
+        "All tokens are penalized, seen or not: a new one has no advantage over one that was seen.": (
             "torch.where(seen, penalized, logits)",
             "penalized",
         ),
-        "The tokens that were not seen are penalized.": (
+        "The tokens that were not seen are penalized: the text is pushed to repeat itself.": (
             "torch.where(seen, penalized, logits)",
             "torch.where(seen, logits, penalized)",
         ),
@@ -349,7 +354,7 @@ def _each_time_again(logits, token_ids, penalty, key_mask=None):
             "if key_mask is None else key_mask",
             "",
         ),
-        "The mask is read the wrong way round: it is True for the real tokens.": (
+        "`key_mask` is read the wrong way round: padding counts as seen, and the text does not.": (
             "else key_mask",
             "else ~key_mask",
         ),
@@ -451,7 +456,10 @@ _LOOP = "for _ in range(max_new_tokens):"
             "pass",
         ),
         "Everything stops when the first row ends: the other rows are cut off.": ("ended.all()", "ended.any()"),
-        "It never stops early: a short answer costs as much as the longest one allowed.": ("if ended.all():", "if False:"),
+        "It never stops early: a short answer costs as much as the longest one allowed.": (
+            "if ended.all():",
+            "if False:",
+        ),
         "A row counts as ended where its prompt holds the end-of-text token: a prompt may begin with it.": (
             "torch.zeros(token_ids.shape[0], dtype=torch.bool, device=token_ids.device)",
             "torch.zeros(len(token_ids), dtype=torch.bool) if eos_id is None else (token_ids == eos_id).any(dim=1)",
@@ -484,7 +492,7 @@ _LOOP = "for _ in range(max_new_tokens):"
             "value=True",
             "value=False",
         ),
-        "The temperature is not handed on.": (
+        "The temperature is not handed on: whatever it is, texts are drawn at temperature 1.": (
             "sample_next_token(scores, temperature, top_k",
             "sample_next_token(scores, float(temperature > 0), top_k",
         ),
@@ -496,7 +504,7 @@ _LOOP = "for _ in range(max_new_tokens):"
             "temperature, top_k, top_p, generator)\n            if",
             "temperature, top_k, 1.0, generator)\n            if",
         ),
-        "The repetition penalty is not applied.": (
+        "The repetition penalty is not applied: greedy text may fall into a loop and stay there.": (
             "repetition_penalty(logits[:, -1], token_ids, penalty, key_mask)",
             "logits[:, -1]",
         ),
@@ -522,7 +530,7 @@ _LOOP = "for _ in range(max_new_tokens):"
 def check_generate(generate, rng):
     counting = _Counting()
     yield "a model that counts goes on from 2, 3", generate(counting, torch.tensor([[2, 3]]), 3, temperature=0)
-    yield "no new tokens", generate(counting, torch.tensor([[2, 3]]), 0)
+    yield "no new tokens asked for", generate(counting, torch.tensor([[2, 3]]), 0)
     prompts = torch.tensor([[0, 1], [4, 2]])
     yield "two rows, end of text is 4", generate(counting, prompts, 6, temperature=0, eos_id=4)
     yield "end of text stands in a prompt", generate(counting, torch.tensor([[4, 0]]), 3, temperature=0, eos_id=4)
@@ -556,7 +564,7 @@ def check_generate(generate, rng):
     model = _Toy(rng, dropout=0.5)
     model.train()
     yield "a model with dropout, greedy", generate(model, start, 6, temperature=0)
-    yield "it comes back in training mode", model.training and model.dropout.training
+    yield "a model in training mode comes back in it", model.training and model.dropout.training
     yield "no gradients were recorded", model.gradients == 0
     model.eval()
     generate(model, start, 2, temperature=0)
@@ -575,7 +583,7 @@ def check_generate(generate, rng):
     )
     yield "tokens drawn with top_k = 1", by_k
     yield "tokens drawn with top_p = 0.89", by_p
-    yield "rows draw on their own", bool(_agreement(hot) < 0.5)
+    yield "each row draws on its own", bool(_agreement(hot) < 0.5)
     seed = int(torch.randint(0, 2**31, (), generator=rng))
     texts = [generate(table, start[:20], 5, generator=torch.Generator().manual_seed(seed)) for _ in range(2)]
     yield "the same seed writes the same text", torch.equal(*texts)
@@ -646,7 +654,8 @@ def _refuse_search(model, token_ids, n_beams, max_new_tokens):
             "len(finished) == n_beams and totals[0].item() / length**length_penalty <= finished[-1][0]",
             "len(finished) == n_beams",
         ),
-        "It goes on to the last step although no open beam can win by the rule: longer texts then push out better ones.": (
+        "It goes on to the last step although no open beam could win when the rule stopped it: a longer text may "
+        "still win later, by its length.": (
             "len(finished) == n_beams and totals[0].item() / length**length_penalty <= finished[-1][0]",
             "False",
         ),
@@ -666,7 +675,8 @@ def _refuse_search(model, token_ids, n_beams, max_new_tokens):
             "scores = (totals / length**length_penalty).tolist()",
             "scores = (totals / beams.shape[1] ** length_penalty).tolist()",
         ),
-        "The length penalty is a factor, not an exponent of the length.": (
+        "The length penalty is a factor, not an exponent of the length: any value above 0 then ranks the texts "
+        "alike.": (
             "scores = (totals / length**length_penalty).tolist()",
             "scores = (totals / (length * length_penalty if length_penalty else 1)).tolist()",
         ),
@@ -695,7 +705,8 @@ def _refuse_search(model, token_ids, n_beams, max_new_tokens):
             "with inference(model):",
             "with torch.no_grad():",
         ),
-        "The score of the whole text is returned, not divided by its length: it cannot be compared with others.": (
+        "The sum of ln p is returned as the score, not divided by the length: texts of different lengths cannot be "
+        "compared by it.": (
             "return sequence, score",
             "return sequence, score * (len(sequence) - len(token_ids)) ** length_penalty",
         ),
@@ -719,7 +730,7 @@ def check_beam_search(beam_search, rng):
     yield "the second of two candidates ends, and there is one beam", beam_search(table, start, 1, 2, 0, 0.0)
     model, prompt = _Toy(rng, vocab_size=7), torch.randint(0, 7, (3,), generator=rng)
     yield "no end of text, three beams, five tokens", beam_search(model, prompt, 3, 5)
-    yield "one token", beam_search(model, prompt, 4, 1)
+    yield "one new token", beam_search(model, prompt, 4, 1)
     yield "more beams than tokens", beam_search(model, prompt, 9, 3, eos_id=0)
     for length_penalty in (1.0, 0.0, 2.0, -0.5):
         found = []
@@ -779,7 +790,8 @@ def _logarithms_of_softmax(expert_logits, amateur_logits, alpha=0.1, amateur_tem
         "Work the example of the docstring by hand: which tokens may be chosen, and what is the score of each?",
         "Two log-softmaxes, the amateur's after its temperature. The constraint looks at the expert alone: p >= alpha · max p "
         "is ln p >= ln max p + ln alpha.",
-        "(log_expert - log_amateur), and -inf (`masked_fill`) where log_expert < its row's maximum + math.log(alpha).",
+        "The score is a difference of logarithms; the border is each row's own maximum plus ln alpha, both the "
+        "expert's. `masked_fill` puts -inf below it.",
     ),
     mistakes={
         "No token is ruled out: one that both find absurd wins, if the amateur finds it more absurd.": (
@@ -792,7 +804,8 @@ def _logarithms_of_softmax(expert_logits, amateur_logits, alpha=0.1, amateur_tem
         ),
         "alpha is taken as a probability, not as a share of the expert's best: where the expert is unsure, nothing is "
         "left.": _absolute,
-        "alpha is a share of the best log-probability: ln p is negative, so a smaller alpha is then the stricter.": (
+        "alpha is a share of the best log-probability, not of the best probability: the less sure the expert is, "
+        "the more absurd the tokens that it lets through.": (
             "expert.amax(dim=-1, keepdim=True) + math.log(alpha)",
             "expert.amax(dim=-1, keepdim=True) / alpha",
         ),
@@ -805,18 +818,33 @@ def _logarithms_of_softmax(expert_logits, amateur_logits, alpha=0.1, amateur_tem
             "expert.max()",
         ),
         "The temperature is the expert's here: it belongs to the amateur.": [
-            ("torch.log_softmax(expert_logits.float(), dim=-1)", "torch.log_softmax(expert_logits.float() / amateur_temperature, -1)"),
-            ("torch.log_softmax(amateur_logits.float() / amateur_temperature, dim=-1)", "torch.log_softmax(amateur_logits.float(), -1)"),
+            (
+                "torch.log_softmax(expert_logits.float(), dim=-1)",
+                "torch.log_softmax(expert_logits.float() / amateur_temperature, -1)",
+            ),
+            (
+                "torch.log_softmax(amateur_logits.float() / amateur_temperature, dim=-1)",
+                "torch.log_softmax(amateur_logits.float(), -1)",
+            ),
         ],
-        "The amateur's temperature is not used.": ("amateur_logits.float() / amateur_temperature", "amateur_logits.float()"),
+        "The amateur's temperature is not used: it should set how strongly the amateur's taste counts.": (
+            "amateur_logits.float() / amateur_temperature",
+            "amateur_logits.float()",
+        ),
         "Raw logits are subtracted: without the softmax's normalizer the scores are shifted from text to text.": [
             ("torch.log_softmax(expert_logits.float(), dim=-1)", "expert_logits.float()"),
-            ("torch.log_softmax(amateur_logits.float() / amateur_temperature, dim=-1)", "amateur_logits.float() / amateur_temperature"),
+            (
+                "torch.log_softmax(amateur_logits.float() / amateur_temperature, dim=-1)",
+                "amateur_logits.float() / amateur_temperature",
+            ),
         ],
         "Probabilities are subtracted, where the paper takes their ratio.": _probabilities_subtracted,
         "The logarithm is taken of a softmax: a token that the amateur finds nearly impossible has p = 0 in float32, and its "
         "score is infinite.": _logarithms_of_softmax,
-        "An implausible token gets score 0: that can be better than a plausible one's.": ("~plausible, -math.inf", "~plausible, 0.0"),
+        "An implausible token gets score 0: that can be better than a plausible one's.": (
+            "~plausible, -math.inf",
+            "~plausible, 0.0",
+        ),
     },
 )
 def check_contrastive_decode(contrastive_decode, rng):
@@ -829,8 +857,11 @@ def check_contrastive_decode(contrastive_decode, rng):
     expert, amateur = (torch.stack([torch.randperm(9, generator=rng) for _ in range(3)]) * 0.45 + 7 for _ in range(2))
     expert = expert * torch.tensor([[1.0], [0.3], [2.0]])
     yield "three rows of nine tokens, alpha = 0.3", contrastive_decode(expert, amateur, 0.3, 1.5)
-    yield "an axis more", contrastive_decode(expert[:, None] + 2, amateur[:, None], 0.13)
-    yield "an amateur 300 nats away", contrastive_decode(torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([[300.0, -300.0, 0.0]]))
+    yield "logits with one axis more", contrastive_decode(expert[:, None] + 2, amateur[:, None], 0.13)
+    yield (
+        "an amateur 300 nats away",
+        contrastive_decode(torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([[300.0, -300.0, 0.0]])),
+    )
     yield "float16", contrastive_decode(expert.half(), amateur.half(), 0.3, 0.01)
     yield "alpha of 0 and of 1.5 are refused", [raised(contrastive_decode, expert, amateur, a) for a in (0.0, 1.5)]
     yield "temperature 0 is refused", raised(contrastive_decode, expert, amateur, 0.1, 0.0)

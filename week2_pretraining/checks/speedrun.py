@@ -34,12 +34,12 @@ def _cosine_down(step, max_lr, warmup_steps, total_steps, decay_steps, min_lr=0.
             "max_lr * (step + 1) / warmup_steps",
             "max_lr * step / warmup_steps",
         ),
-        "There is no warm-up: the first steps, when the gradients point anywhere, are the largest.": (
+        "There is no warm-up: the first steps, when the gradients point anywhere, are taken at full length.": (
             "if step < warmup_steps:",
             "if False:",
         ),
         "The way down is half a cosine: it lingers near max_lr and near min_lr; a straight line was asked for.": _cosine_down,
-        "The line goes down to 0 and not to min_lr.": (
+        "The line goes down to 0 and not to min_lr: the last steps are shorter than was asked for.": (
             "min_lr + (max_lr - min_lr) * steps_left / decay_steps",
             "max_lr * steps_left / decay_steps",
         ),
@@ -62,8 +62,8 @@ def _cosine_down(step, max_lr, warmup_steps, total_steps, decay_steps, min_lr=0.
 )
 def check_trapezoid_lr(trapezoid_lr, rng):
     yield "step 0 of 2 warmup steps, 8 in all, 4 of decay", trapezoid_lr(0, 1.0, 2, 8, 4)
-    yield "steps 1 to 4", [trapezoid_lr(step, 1.0, 2, 8, 4) for step in range(1, 5)]
-    yield "steps 5 to 8", [trapezoid_lr(step, 1.0, 2, 8, 4) for step in range(5, 9)]
+    yield "steps 1 to 4 of the same", [trapezoid_lr(step, 1.0, 2, 8, 4) for step in range(1, 5)]
+    yield "steps 5 to 8 of the same", [trapezoid_lr(step, 1.0, 2, 8, 4) for step in range(5, 9)]
     yield "the same, down to 0.2", [trapezoid_lr(step, 1.0, 2, 8, 4, 0.2) for step in range(9)]
     yield "five steps after the end", trapezoid_lr(13, 1.0, 2, 8, 4, 0.1)
     yield "no warm-up, no decay", [trapezoid_lr(step, 0.5, 0, 3, 0, 0.125) for step in range(5)]
@@ -73,9 +73,9 @@ def check_trapezoid_lr(trapezoid_lr, rng):
     rates = [trapezoid_lr(step, max_lr, warmup, total, decay, max_lr / 10) for step in range(total + 3)]
     yield f"{warmup} steps up, {flat} flat, {decay} down", rates
     yield "a straight line from the first step", [trapezoid_lr(step, max_lr, 0, decay, decay) for step in range(decay)]
-    yield "a negative step", raised(trapezoid_lr, -1, 1.0, 2, 8, 4)
-    yield "more warm-up and decay than steps", raised(trapezoid_lr, 0, 1.0, 5, 8, 4)
-    yield "min_lr above max_lr", raised(trapezoid_lr, 0, 1.0, 2, 8, 4, 2.0)
+    yield "a negative step is refused", raised(trapezoid_lr, -1, 1.0, 2, 8, 4)
+    yield "more warm-up and decay than steps is refused", raised(trapezoid_lr, 0, 1.0, 5, 8, 4)
+    yield "min_lr above max_lr is refused", raised(trapezoid_lr, 0, 1.0, 2, 8, 4, 2.0)
 
 
 @observes(
@@ -94,12 +94,13 @@ def check_trapezoid_lr(trapezoid_lr, rng):
             "return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)",
             "x = x - x.mean(dim=-1, keepdim=True); return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)",
         ),
-        "One number for the whole tensor: a long vector makes all the others short.": (
+        "One number serves the whole tensor: a long vector makes all the others short.": (
             "x.square().mean(dim=-1, keepdim=True)",
             "x.square().mean()",
         ),
         "eps is not there: a vector of zeros becomes nan.": ("keepdim=True) + eps", "keepdim=True)"),
-        "eps stands outside the root, where it does a thousand times as much to short vectors.": (
+        "eps stands outside the root, where it keeps the divisor above 0.000001; inside, it keeps it above 0.001, "
+        "so that tiny vectors stay short.": (
             "x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)",
             "x / (x.square().mean(dim=-1, keepdim=True).sqrt() + eps)",
         ),
@@ -157,21 +158,30 @@ _START = "torch.linalg.matrix_norm(x, keepdim=True)"
         "x = a x + (b A + c A A) x. For a tall matrix work on its transpose, and turn the result back.",
     ),
     mistakes={
-        "The matrix is not divided by its norm first: the quintic grows without bound for singular values above 1.7, and the "
-        "result is nan, or noise.": ("x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)", "x = x + 0"),
-        "One norm for the whole batch: what one matrix becomes depends on the others.": (_START, "torch.linalg.vector_norm(x)"),
+        "The matrix is not divided by its norm first: the quintic grows without bound for singular values above "
+        "about 1.26, and the result is nan, or noise.": (
+            "x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)",
+            "x = x + 0",
+        ),
+        "One norm serves the whole batch: what one matrix becomes depends on the others.": (
+            _START,
+            "torch.linalg.vector_norm(x)",
+        ),
         "Each row is divided by its own norm: that changes the directions before the iteration has begun.": (
             _START,
             "x.norm(dim=-1, keepdim=True)",
         ),
-        "Without the small number in the denominator a gradient of zeros becomes nan, and nan stays.": ("keepdim=True) + 1e-7)", "keepdim=True))"),
+        "The small number in the denominator is missing: a gradient of zeros becomes nan, and nan stays.": (
+            "keepdim=True) + 1e-7)",
+            "keepdim=True))",
+        ),
         "The powers are taken of the entries, not of the matrix: no singular vector stays where it was.": _entry_by_entry,
-        "These are the coefficients of the classical cubic, 1.5 and -0.5: safe, but small singular values grow by only half "
-        "in a round, and five rounds leave them small.": (
+        "The coefficients are those of the classical cubic, 1.5 and -0.5: safe, but small singular values grow by "
+        "only half in a round, and five rounds leave them small.": (
             "a, b, c = 3.4445, -4.7750, 2.0315",
             "a, b, c = 1.5, -0.5, 0.0",
         ),
-        "b and c are exchanged: the cubic term must pull down and the quintic one push up again.": (
+        "b and c are exchanged: it is the cubic term that pulls down, and the quintic one that pushes up again.": (
             "(b * gram + c * gram @ gram)",
             "(c * gram + b * gram @ gram)",
         ),
@@ -186,8 +196,8 @@ _START = "torch.linalg.matrix_norm(x, keepdim=True)"
         ),
         "The result is in bfloat16. That is how it is computed on GPUs, where it is fast; the result has to be in the "
         "matrix's own dtype.": ("return x.mT if tall else x", "return (x.mT if tall else x).bfloat16()"),
-        "The exact U Vᵀ comes back, from a singular value decomposition: it is what the iteration approaches, and is much "
-        "slower. Asked for are the rounds of the quintic.": _exact_polar_factor,
+        "The exact U Vᵀ comes back, from a singular value decomposition: it is what the iteration approaches, but "
+        "much slower, and not what the rounds of the quintic give.": _exact_polar_factor,
     },
 )
 def check_orthogonalize(orthogonalize, rng):
@@ -200,7 +210,7 @@ def check_orthogonalize(orthogonalize, rng):
     batch = torch.randn(2, 3, 4, 6, generator=rng) * torch.tensor([1e-3, 1.0, 1e3]).view(3, 1, 1)
     yield "six matrices of three sizes of numbers", orthogonalize(batch)
     yield "float64, tall, two rounds", orthogonalize(torch.randn(7, 3, generator=rng, dtype=torch.float64), 2)
-    yield "a vector", raised(orthogonalize, torch.ones(3))
+    yield "a vector is refused", raised(orthogonalize, torch.ones(3))
 
 
 def _orthogonalized_before_the_momentum(weights, gradient, momentum_buffer, lr, momentum=0.95, weight_decay=0.0):
@@ -236,9 +246,8 @@ _DIRECTION = "direction = gradient.lerp(buffer, momentum)"
             _DIRECTION,
             "direction = gradient",
         ),
-        "The buffer adds up gradients and does not average them. The step is the same, since orthogonalize forgets the size, "
-        "but the buffer is 1 / (1 - momentum) times as large, and a change of momentum in the middle of a run changes "
-        "directions.": [
+        "The buffer adds up gradients and does not average them: orthogonalize forgets the size, so the step is the "
+        "same, but the buffer is 1 / (1 - momentum) times as large.": [
             ("momentum_buffer.lerp(gradient, 1 - momentum)", "momentum * momentum_buffer + gradient"),
             (_DIRECTION, "direction = gradient + momentum * buffer"),
         ],
@@ -250,9 +259,12 @@ _DIRECTION = "direction = gradient.lerp(buffer, momentum)"
             "step * orthogonalize(direction)",
             "step * direction",
         ),
-        "The gradient is orthogonalized before the average is taken: small noisy directions are blown up in every single batch, "
-        "and the average of orthogonal matrices is not orthogonal.": _orthogonalized_before_the_momentum,
-        "The shape is not used: tall matrices move too little.": ("math.sqrt(max(1, rows / columns))", "1.0"),
+        "The gradient is orthogonalized before the average is taken: small noisy directions are blown up in every "
+        "batch, and an average of orthogonal matrices is not orthogonal.": _orthogonalized_before_the_momentum,
+        "The shape is not used: tall matrices, which get longer steps by the formula, move too little.": (
+            "math.sqrt(max(1, rows / columns))",
+            "1.0",
+        ),
         "rows and columns are exchanged in the factor for the shape: lying matrices move too much, tall ones too little.": (
             "max(1, rows / columns))",
             "max(1, columns / rows))",
@@ -264,7 +276,10 @@ _DIRECTION = "direction = gradient.lerp(buffer, momentum)"
         ),
         "The decay is added to the gradient, as in plain L2: orthogonalize then mixes it with the direction. Muon's decay is "
         "decoupled, as AdamW's.": [
-            ("momentum_buffer.lerp(gradient, 1 - momentum)", "momentum_buffer.lerp(gradient + weight_decay * weights, 1 - momentum)"),
+            (
+                "momentum_buffer.lerp(gradient, 1 - momentum)",
+                "momentum_buffer.lerp(gradient + weight_decay * weights, 1 - momentum)",
+            ),
             ("(1 - lr * weight_decay) * weights", "weights"),
         ],
         "The old buffer is returned: the momentum never builds up.": (
@@ -285,12 +300,15 @@ def check_muon_step(muon_step, rng):
     def random(*shape):
         return [torch.randn(shape, generator=rng) for _ in range(3)]
 
-    yield "tall", muon_step(*random(6, 2), 0.2)
-    yield "lying", muon_step(*random(2, 6), 0.2, momentum=0.8)
+    yield "a tall matrix", muon_step(*random(6, 2), 0.2)
+    yield "a lying matrix", muon_step(*random(2, 6), 0.2, momentum=0.8)
     yield "three matrices at once", muon_step(*random(3, 4, 2), 0.05, 0.7, 0.1)
     weights, gradient, momentum_buffer = random(4, 3)
     for _ in range(3):
         weights, momentum_buffer = muon_step(weights, gradient, momentum_buffer, 0.05, 0.9, 0.1)
         gradient = gradient.roll(1, 0)
     yield "after three steps", [weights, momentum_buffer]
-    yield "a gradient of another shape", raised(muon_step, torch.ones(2, 2), torch.ones(2), torch.zeros(2, 2), 0.1)
+    yield (
+        "a gradient of another shape is refused",
+        raised(muon_step, torch.ones(2, 2), torch.ones(2), torch.zeros(2, 2), 0.1),
+    )

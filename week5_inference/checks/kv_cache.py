@@ -76,7 +76,10 @@ def check_grouped_query_attention(grouped_query_attention, rng):
     gradients = torch.autograd.grad(grouped_query_attention(q, k, v)[..., 0].square().sum(), (q, k))
     yield "the gradient for q", gradients[0]
     yield "the gradient for k", gradients[1]
-    yield "the dtype with float64", str(grouped_query_attention(q.detach().double(), k.detach().double(), v.double()).dtype)
+    yield (
+        "the dtype with float64",
+        str(grouped_query_attention(q.detach().double(), k.detach().double(), v.double()).dtype),
+    )
 
 
 class Reader:
@@ -99,7 +102,10 @@ def written_before_read(source: str) -> list[tuple[str, str]]:
     return [
         ("newest = torch.arange(self.n_slots, device=k.device), self.lengths[:, None] - 1", source),
         ("                held = torch.cat([held, fresh], dim=1)\n", ""),
-        ("        if wraps:\n            keys, values = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)\n", ""),
+        (
+            "        if wraps:\n            keys, values = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)\n",
+            "",
+        ),
     ]
 
 
@@ -236,7 +242,9 @@ def check_KVCache(KVCache, rng):
 
 def gpt(rng: torch.Generator, context_length: int = 12, bias: bool = True) -> GPT:
     """A model with large random numbers everywhere, so that all that it reads shows."""
-    config = GPTConfig(vocab_size=11, context_length=context_length, d_model=8, n_heads=2, n_layers=2, d_ff=12, bias=bias)
+    config = GPTConfig(
+        vocab_size=11, context_length=context_length, d_model=8, n_heads=2, n_layers=2, d_ff=12, bias=bias
+    )
     model = GPT(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -277,7 +285,10 @@ def gpt(rng: torch.Generator, context_length: int = 12, bias: bool = True) -> GP
             "attention, normed = block.attention, x",
         ),
         "The final norm is missing.": ("F.linear(model.final_norm(x), ", "F.linear(x, "),
-        "What attention gives is not added to x, but takes its place.": ("x = x + attention.w_o(", "x = attention.w_o("),
+        "What attention gives is not added to x, but takes its place.": (
+            "x = x + attention.w_o(",
+            "x = attention.w_o(",
+        ),
         "The heads are joined in the wrong order: each head's numbers are neighbours.": (
             "batch head new d_head -> batch new (head d_head)",
             "batch head new d_head -> batch new (d_head head)",
@@ -289,12 +300,22 @@ def check_cached_forward(cached_forward, rng):
     token_ids = torch.randint(0, 11, (2, 9), generator=rng)
     with torch.no_grad():
         cache = empty_cache(model, 2)
-        yield "two rows of five tokens at once", cached_forward(model, token_ids[:, :5], cache), {"token_ids": token_ids[:, :5]}
-        yield "the next three, one by one", torch.cat([cached_forward(model, token_ids[:, i : i + 1], cache) for i in (5, 6, 7)], 1)
+        yield (
+            "two rows of five tokens at once",
+            cached_forward(model, token_ids[:, :5], cache),
+            {"token_ids": token_ids[:, :5]},
+        )
+        yield (
+            "the next three, one by one",
+            torch.cat([cached_forward(model, token_ids[:, i : i + 1], cache) for i in (5, 6, 7)], 1),
+        )
         yield "the lengths of the cache", cache.lengths
         real = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0, 0]]).bool()
         cache = empty_cache(model, 2)
-        yield "prompts of 5 and 2 tokens, padded on the right", cached_forward(model, token_ids[:, :7], cache, real)[real]
+        yield (
+            "prompts of 5 and 2 tokens, padded on the right",
+            cached_forward(model, token_ids[:, :7], cache, real)[real],
+        )
         yield "and one more token for each", cached_forward(model, token_ids[:, 8:], cache)
         cache = empty_cache(model, 2)
         yield "padded on the left", cached_forward(model, token_ids[:, :7], cache, real.flip(1))[real.flip(1)]
@@ -302,7 +323,10 @@ def check_cached_forward(cached_forward, rng):
         yield "then one row goes on and the other has ended", cached_forward(model, token_ids[:, 8:], cache, some)[0]
         yield "and both go on", cached_forward(model, token_ids[:, 7:8], cache)
         cache = empty_cache(model, 1, window=3)
-        yield "a window of 3 tokens", torch.cat([cached_forward(model, token_ids[:1, i : i + 4], cache) for i in (0, 4)], 1)
+        yield (
+            "a window of 3 tokens",
+            torch.cat([cached_forward(model, token_ids[:1, i : i + 4], cache) for i in (0, 4)], 1),
+        )
         cache.reset()
         yield "after reset", cached_forward(model, token_ids[:1, :3], cache)
         plain = gpt(rng, bias=False)
@@ -342,7 +366,9 @@ def without_the_end(model, prompts, max_new_tokens, *args, eos_id=None, **option
 
 def with_the_prompt(model, prompts, *args, **options):
     """A wrong generate_cached: the prompt comes back too."""
-    return [[*prompt, *row] for prompt, row in zip(prompts, generate_cached(model, prompts, *args, **options), strict=True)]
+    return [
+        [*prompt, *row] for prompt, row in zip(prompts, generate_cached(model, prompts, *args, **options), strict=True)
+    ]
 
 
 @observes(
@@ -365,7 +391,10 @@ def with_the_prompt(model, prompts, *args, **options):
         "The prefill does not say what is padding.": ("cache, real.to(device))[rows", "cache, None)[rows"),
         "A row that has written its end token goes on writing.": ("active[row] = token != eos_id", "pass"),
         "All rows end when the first one does.": ("or not any(active)", "or not all(active)"),
-        "One token too few is written.": ("for step in range(max_new_tokens):", "for step in range(max_new_tokens - 1):"),
+        "One token too few is written.": (
+            "for step in range(max_new_tokens):",
+            "for step in range(max_new_tokens - 1):",
+        ),
         "The temperature is not used: every token is the likeliest.": (
             "sample_next_token(logits, temperature, top_k, top_p, generator)",
             "sample_next_token(logits, 0.0, top_k, top_p, generator)",
@@ -394,7 +423,11 @@ def check_generate_cached(generate_cached, rng):
     rows = reference_generate(model, prompts, 9)
     # The end token is one that some rows write soon, and others late or never.
     ends = max(range(11), key=lambda token: len({row.index(token) if token in row[:8] else 9 for row in rows}))
-    yield "one token ends a row, rows end at different times", generate_cached(model, prompts, 9, eos_id=ends), shown | {"eos_id": ends}
+    yield (
+        "one token ends a row, rows end at different times",
+        generate_cached(model, prompts, 9, eos_id=ends),
+        shown | {"eos_id": ends},
+    )
     yield "no new tokens", generate_cached(model, prompts, 0), shown
     yield "as many as the context holds", generate_cached(model, [[1, 2, 3, 4]], 12)
     flat = talkative(rng, scale=0.2)
@@ -402,11 +435,18 @@ def check_generate_cached(generate_cached, rng):
     many = [[1, 2]] * 200
     with torch.no_grad():
         logits = flat(torch.tensor([[1, 2]]))[:, -1]
-    for name, settings in (("temperature 1.5", {"temperature": 1.5}), ("temperature 1, top_k 3", {"temperature": 1.0, "top_k": 3})):
+    for name, settings in (
+        ("temperature 1.5", {"temperature": 1.5}),
+        ("temperature 1, top_k 3", {"temperature": 1.0, "top_k": 3}),
+    ):
         drawn = [row[0] for row in generate_cached(flat, many, 1, **settings, generator=generator)]
-        yield f"{name}: 200 first tokens are spread as the probabilities say", looks_drawn(drawn, next_token_probs(logits, **settings)[0])
+        yield (
+            f"{name}: 200 first tokens are spread as the probabilities say",
+            looks_drawn(drawn, next_token_probs(logits, **settings)[0]),
+        )
     twice = [
-        generate_cached(flat, many[:12], 5, temperature=1.0, generator=torch.Generator().manual_seed(5)) for _ in range(2)
+        generate_cached(flat, many[:12], 5, temperature=1.0, generator=torch.Generator().manual_seed(5))
+        for _ in range(2)
     ]
     yield "the same seed twice gives the same tokens", twice[0] == twice[1]
     yield "and the rows differ", len({tuple(row) for row in twice[0]}) > 5
@@ -425,9 +465,15 @@ def check_generate_cached(generate_cached, rng):
     ),
     mistakes={
         "Keys are counted, values are not.": ("round(2 * n_layers", "round(n_layers"),
-        "The window is not used: beyond it nothing more is kept.": ("tokens if window is None else min(tokens, window)", "tokens"),
+        "The window is not used: beyond it nothing more is kept.": (
+            "tokens if window is None else min(tokens, window)",
+            "tokens",
+        ),
         "The whole window is counted also before it is full.": ("else min(tokens, window)", "else window"),
-        "The rows of the batch are not counted: each has a cache of its own.": ("n_layers * batch * n_kv", "n_layers * n_kv"),
+        "The rows of the batch are not counted: each has a cache of its own.": (
+            "n_layers * batch * n_kv",
+            "n_layers * n_kv",
+        ),
         "These are bits, not bytes.": ("kept * bytes_per_number", "kept * 8 * bytes_per_number"),
     },
 )

@@ -126,7 +126,7 @@ def check_apply_rope(apply_rope, rng):
             "weight.reshape(n_heads, -1, 2, *rest)",
             "weight.reshape(1, -1, 2, *rest)",
         ),
-        "This is the way back: it takes rows from half order to interleaved order.": (
+        "The rows go the way back, from half order to interleaved order.": (
             "pairs = weight.reshape(n_heads, -1, 2, *rest)",
             "pairs = weight.reshape(n_heads, 2, -1, *rest)",
         ),

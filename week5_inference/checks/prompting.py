@@ -99,7 +99,7 @@ def _votes(rng, n_paths=9):
         "Beware of `if answer`: the number 0 is an answer too. Ask `answer is not None`. The share is of the votes.",
     ),
     mistakes={
-        "None is counted as an answer: a path that could not be read votes for nothing.": (
+        "A None is counted as an answer: a path that could not be read votes for nothing.": (
             "answer for answer in answers if answer is not None",
             "answers",
         ),

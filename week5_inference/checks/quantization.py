@@ -28,7 +28,7 @@ def spoiled(w: torch.Tensor, value: float) -> torch.Tensor:
         "A row of zeros divides 0 by 0. Keep the scale 0 for the result, but divide by something tiny that is not 0.",
     ),
     mistakes={
-        "One scale for the whole matrix: the largest weight of all then decides how coarse every row is.": (
+        "The whole matrix has one scale: its largest weight then decides how coarse every row is.": (
             "w.detach().float().abs().amax(dim=1, keepdim=True)",
             "w.detach().float().abs().amax().expand(len(w), 1)",
         ),

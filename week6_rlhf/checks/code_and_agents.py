@@ -215,7 +215,7 @@ def check_dual_execution_agreement(dual_execution_agreement, rng):
             "    border = scores.sort(descending=True).values[k - 1]\n    above, tied = scores > border, scores == border\n",
             "    border = scores.max()\n    above, tied = scores > border, scores == border\n    k = min(k, int(tied.sum()))\n",
         ),
-        "The share of right ones among the tied is the chance of one draw. With several places left it is higher.": (
+        "The share of right ones among the tied is returned, which is the chance of one draw: with several places left it is higher.": (
             "pass_at_k(int(tied.sum()), int(right[tied].sum()), k - int(above.sum()))",
             "right[tied].double().mean().item()",
         ),
@@ -299,7 +299,7 @@ SLOW = [TimeoutError(f"no answer, {i}") for i in "abcdefgh"]
             "except retryable:",
             "except Exception:",
         ),
-        "Even an interrupt of the user is tried again.": (
+        "Even an interrupt by the user is tried again, so that nobody can stop it.": (
             "except retryable:",
             "except (_ := (*retryable, BaseException)):",
         ),

@@ -152,8 +152,8 @@ def check_token_rewards(token_rewards, rng):
         "Go from the last step to the first. Each advantage needs two things of the step after it: its value and its advantage.",
         "Keep `following_value` (next_value at first) and `following_advantage` (0 at first). Where dones[:, t] is True, "
         "neither of them counts at t.",
-        "With goes_on = 1 where not done: delta = r + gamma * goes_on * following_value - value; advantage = delta + "
-        "gamma * lam * goes_on * following_advantage. Then both move one step back.",
+        "Let a number be 1 where the episode goes on and 0 where it is done. Both things of the step after are "
+        "multiplied by it: the value inside δ, and the advantage behind γλ. Then both move one step back.",
     ),
     mistakes={
         "δ looks over the end of an episode: the value of the next episode's first state is counted for this one.": (

@@ -27,7 +27,7 @@ from week5_inference.solutions.attention_kernels import flash_attention as refer
             "a, b = x[..., 0::2], x[..., 1::2]\n"
             "    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)",
         ),
-        "It turns the other way: b sin is taken from a, and a sin is added to b.": (
+        "It turns the other way: b sin is added to a here, and a sin is taken from b, a turn by minus the angle.": (
             "(a * cos - b * sin, b * cos + a * sin)",
             "(a * cos + b * sin, b * cos - a * sin)",
         ),
@@ -39,7 +39,7 @@ from week5_inference.solutions.attention_kernels import flash_attention as refer
             "torch.arange(0, d_head, 2, device=x.device, dtype=torch.float32) / d_head)\n    angles",
             "torch.arange(d_head // 2, device=x.device, dtype=torch.float32) / d_head)\n    angles",
         ),
-        "The sign of the exponent is missing, so later pairs turn faster. They should turn slower.": (
+        "The sign of the exponent is missing, so later pairs turn faster than the first, and not slower.": (
             "base ** (-torch.arange(0, d_head, 2, device=x.device",
             "base ** (torch.arange(0, d_head, 2, device=x.device",
         ),
@@ -86,9 +86,9 @@ def check_apply_rope(apply_rope, rng):
     yield "three tokens", apply_rope(x, torch.arange(3)), {"x": x, "positions": [0, 1, 2]}
     gaps = torch.tensor([7, 2, 30])
     yield "positions with gaps, in any order", apply_rope(x, gaps), {"x": x, "positions": gaps}
-    yield "another base", apply_rope(x, gaps, base=100.0), {"x": x, "positions": gaps, "base": 100.0}
+    yield "a base of 100", apply_rope(x, gaps, base=100.0), {"x": x, "positions": gaps, "base": 100.0}
     halves = torch.tensor([0.0, 0.5, 1.5])
-    yield "positions in between", apply_rope(x, halves), {"x": x, "positions": halves}
+    yield "positions between whole numbers", apply_rope(x, halves), {"x": x, "positions": halves}
     given = torch.tensor([0.5, 0.25])
     yield "given frequencies", apply_rope(x, gaps, frequencies=given), {"x": x, "positions": gaps, "frequencies": given}
     heads = torch.randn(2, 3, 5, 6, generator=rng)
@@ -103,7 +103,11 @@ def check_apply_rope(apply_rope, rng):
     yield "bfloat16 far from the start is right to a few hundredths", error < 0.05, {"positions": far, "base": 4.0}
     leaf = heads.clone().requires_grad_()
     direction = torch.randn(heads.shape, generator=rng)
-    yield "the gradient", torch.autograd.grad((apply_rope(leaf, rows) * direction).sum(), leaf)[0], {"positions": rows}
+    yield (
+        "the gradient for x",
+        torch.autograd.grad((apply_rope(leaf, rows) * direction).sum(), leaf)[0],
+        {"positions": rows},
+    )
     yield "an odd d_head is refused", raised(apply_rope, torch.zeros(2, 3), torch.arange(2)), {"d_head": 3}
 
 
@@ -122,7 +126,7 @@ def check_apply_rope(apply_rope, rng):
             "weight.reshape(n_heads, -1, 2, *rest)",
             "weight.reshape(1, -1, 2, *rest)",
         ),
-        "This is the way back: it takes rows from half order to interleaved order.": (
+        "The rows go the way back, from half order to interleaved order.": (
             "pairs = weight.reshape(n_heads, -1, 2, *rest)",
             "pairs = weight.reshape(n_heads, 2, -1, *rest)",
         ),
@@ -161,7 +165,7 @@ def check_interleaved_to_half(interleaved_to_half, rng):
             "frequencies / stretch if",
             "frequencies * stretch if",
         ),
-        "s is trained_length / new_length: the wrong way round.": (
+        "s is trained_length / new_length, the wrong way round: a text longer than the trained length is then not stretched at all.": (
             "new_length / trained_length)",
             "trained_length / new_length)",
         ),
@@ -173,7 +177,7 @@ def check_interleaved_to_half(interleaved_to_half, rng):
             "stretch ** (d_head / (d_head - 2))",
             "stretch",
         ),
-        "NTK has the exponent d_head / (d_head - 1) where it should be d_head / (d_head - 2).": (
+        "NTK has the exponent d_head / (d_head - 1), not d_head / (d_head - 2): the last frequency is then divided by less than s.": (
             "(d_head / (d_head - 2))",
             "(d_head / (d_head - 1))",
         ),
@@ -181,12 +185,15 @@ def check_interleaved_to_half(interleaved_to_half, rng):
             'if method == "interpolation" else frequencies',
             'if method != "none" else frequencies',
         ),
-        "`base` is not used: it is always 10,000.": ("stretch = max(", "base = 10000.0\n    stretch = max("),
+        "`base` is not used: it is always 10,000, and a model with another one gets angles that it was not trained on.": (
+            "stretch = max(",
+            "base = 10000.0\n    stretch = max(",
+        ),
         '"interpolation" and "ntk" have changed places.': [
             ('if method == "ntk":', 'if method == "interpolation":'),
             ('if method == "interpolation" else', 'if method == "ntk" else'),
         ],
-        "The stretch is rounded down to a whole number.": (
+        "The stretch is rounded down to a whole number: two and a half times the length counts as twice.": (
             "max(1.0, new_length / trained_length)",
             "float(max(1, new_length // trained_length))",
         ),
@@ -246,11 +253,11 @@ def stream(blocks, drawn=None):
             "(block - shift[..., None]).exp()",
             "(block.exp() * (-shift[..., None]).exp())",
         ),
-        "One maximum for all rows together: rows far below it underflow to 0.": (
+        "All rows share one maximum, so that rows far below it underflow to 0.": (
             "torch.maximum(m, block.amax(dim=-1))",
             "torch.maximum(m, block.max())",
         ),
-        "A block in which all is hidden gives nan: -inf - (-inf).": (
+        "A block in which all is hidden gives nan: its maximum is -inf, and -inf - (-inf) is nan.": (
             "new_m.masked_fill(new_m == -math.inf, 0.0)",
             "new_m",
         ),
@@ -281,8 +288,11 @@ def check_online_softmax(online_softmax, rng):
     yield "all of the first block is hidden", *observe([[-math.inf, -math.inf]], [[1.0, 0.0]])
     yield "all of the last block is hidden", *observe([[1.0, 0.0]], [[-math.inf, -math.inf]])
     yield "everything is hidden in one row", *observe([[-math.inf], [1.0]], [[-math.inf], [0.0]])
-    yield "heads", *observe(*(3 * torch.randn(2, 3, width, generator=rng) for width in (4, 4, 1)))
-    yield "no block is refused", raised(online_softmax, iter(())), {"blocks": "none"}
+    yield (
+        "heads, with blocks at random",
+        *observe(*(3 * torch.randn(2, 3, width, generator=rng) for width in (4, 4, 1))),
+    )
+    yield "a stream without blocks is refused", raised(online_softmax, iter(())), {"blocks": "none"}
 
 
 def tensors(rng, n_query, n_key, lead=(), d_head=4, d_value=3):
@@ -359,12 +369,15 @@ def whole_matrix(q, k, v, block, causal=True):
             "position = i + n_key - n_query  # the last query is at the position of the last key",
             "position = n_key - n_query",
         ),
-        "`causal` is ignored: every query sees every key.": (
+        "Tiles in the future are left out, but within a tile nothing is masked: a query also sees keys that come after it.": (
             "scores = tile_scores(q_tile, k[..., j : j + block, :], position, j, causal)",
             "scores = tile_scores(q_tile, k[..., j : j + block, :], position, j, False)",
         ),
-        "The log-sum-exp is log l. The maximum that was taken away must be added again.": ("m + l.log()", "l.log()"),
-        "The second result is the sum l, not the log-sum-exp m + log l.": ("m + l.log()", "l"),
+        "The log-sum-exp is log l alone: the maximum that was taken away before exp is missing from it.": (
+            "m + l.log()",
+            "l.log()",
+        ),
+        "The second result is the sum l itself, not the log-sum-exp of the scores.": ("m + l.log()", "l"),
         "The last tile of keys is left out when the length is no multiple of the block.": (
             "for j in range(0, min(n_key, position + q_tile.shape[-2]) if causal else n_key, block):\n            scores =",
             "for j in range(0, max(1, n_key - block + 1), block):\n            if causal and j > position + q_tile.shape[-2]"
@@ -380,14 +393,18 @@ def check_flash_attention(flash_attention, rng):
     yield "one tile, not causal", list(flash_attention(q, k, v, 4, False)), about | {"block": 4}
     yield "two tiles of keys, not causal", list(flash_attention(q, k, v, 2, False)), about | {"block": 2}
     yield "two queries on three keys, causal", list(flash_attention(q, k, v, 2, True)), about | {"block": 2}
-    yield "blocks of one", list(flash_attention(q, k, v, 1, True)), about | {"block": 1}
+    yield "blocks of one, causal", list(flash_attention(q, k, v, 1, True)), about | {"block": 1}
     q, k, v = tensors(rng, 7, 7, (2, 3))
     for block in (2, 3, 7, 100):
         about = {"q": "(2, 3, 7, 4)", "k": "(2, 3, 7, 4)", "v": "(2, 3, 7, 3)", "block": block}
         yield f"heads of seven tokens, causal, blocks of {block}", list(flash_attention(q, k, v, block, True)), about
         yield f"heads of seven tokens, blocks of {block}", list(flash_attention(q, k, v, block, False)), about
     yield "one query on seven keys, causal", list(flash_attention(q[..., -1:, :], k, v, 3, True)), {"block": 3}
-    yield "nine queries on seven keys", list(flash_attention(torch.cat((q, q), -2)[..., :9, :], k, v, 4, False)), {}
+    yield (
+        "nine queries on seven keys, not causal",
+        list(flash_attention(torch.cat((q, q), -2)[..., :9, :], k, v, 4, False)),
+        {},
+    )
     yield "scores far apart", list(flash_attention(200 * q, k, v, 3, True)), {"block": 3}
     double = flash_attention(q.double(), k.double(), v.double(), 3, True)
     yield "float64 stays float64", list(double), {"block": 3}
@@ -395,9 +412,13 @@ def check_flash_attention(flash_attention, rng):
     out, logsumexp = flash_attention(many[:, :1], many, torch.ones_like(many), 1, False)
     about = {"scores": "600 zeros in bfloat16", "v": "ones", "block": 1}
     yield "bfloat16: the output's dtype", str(out.dtype), about
-    yield "bfloat16: log 600, and the log-sum-exp's dtype", [logsumexp, str(logsumexp.dtype)], about
+    yield "600 equal scores in bfloat16: the log-sum-exp, and its dtype", [logsumexp, str(logsumexp.dtype)], about
     large = tensors(rng, 64, 64)
-    yield "what it makes", keeps_no_matrix(lambda: flash_attention(*large, 8, True)), {"queries, keys": 64, "block": 8}
+    yield (
+        "the largest tensor that it makes",
+        keeps_no_matrix(lambda: flash_attention(*large, 8, True)),
+        {"queries, keys": 64, "block": 8},
+    )
     yield "a block of 0 is refused", raised(flash_attention, q, k, v, 0, True), {"block": 0}
     longer = raised(flash_attention, torch.cat((q, q), -2), k, v, 2, True)
     yield "causal, more queries than keys: refused", longer, {"queries": 14, "keys": 7}
@@ -445,11 +466,11 @@ def by_autograd(grad_out, q, k, v, out, logsumexp, block, causal=True):
             "weights * (d_tile @ v_tile",
             "(d_tile @ v_tile",
         ),
-        "dk and dv are overwritten by each tile of queries: only the last tile is left. They must be added up.": [
+        "dk and dv are overwritten by each tile of queries: of the sum over all tiles only the last one is left.": [
             ("dv[..., keys, :] +=", "dv[..., keys, :] ="),
             ("dk[..., keys, :] +=", "dk[..., keys, :] ="),
         ],
-        "dq is overwritten by each tile of keys: only the last tile is left. It must be added up.": (
+        "dq is overwritten by each tile of keys: of the sum over all tiles only the last one is left.": (
             "dq[..., queries, :] +=",
             "dq[..., queries, :] =",
         ),
@@ -466,7 +487,7 @@ def by_autograd(grad_out, q, k, v, out, logsumexp, block, causal=True):
             "position = i + n_key - n_query\n",
             "position = i\n",
         ),
-        "`causal` is ignored: hidden keys get gradients.": (
+        "Tiles in the future are left out, but within a tile nothing is masked: keys get gradients from queries before them.": (
             "scores = tile_scores(q_tile, k_tile, position, j, causal)",
             "scores = tile_scores(q_tile, k_tile, position, j, False)",
         ),
@@ -495,6 +516,10 @@ def check_flash_attention_backward(flash_attention_backward, rng):
     half = observe(q.bfloat16(), k.bfloat16(), v.bfloat16(), 3, True)
     yield "bfloat16: the gradients' dtypes", [str(gradient.dtype) for gradient in half], {"block": 3}
     large = tensors(rng, 64, 64)
-    yield "what it makes", keeps_no_matrix(lambda: observe(*large, 8, True)), {"queries, keys": 64, "block": 8}
+    yield (
+        "the largest tensor that it makes",
+        keeps_no_matrix(lambda: observe(*large, 8, True)),
+        {"queries, keys": 64, "block": 8},
+    )
     refused = raised(flash_attention_backward, v, q, k, v, v, v[..., 0], 0, True)
     yield "a block of 0 is refused", refused, {"block": 0}

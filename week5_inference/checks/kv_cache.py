@@ -27,8 +27,8 @@ def one_key_head(q, k, v, visible=None):
     hints=(
         "With 8 query heads and 2 key heads, heads 0 to 3 read key head 0, and 4 to 7 read key head 1. Give q one more axis: which "
         "group, and which of the group.",
-        "`rearrange(q, 'batch (kv_head group) query d_head -> batch kv_head group query d_head', kv_head=...)` puts neighbours into "
-        "one group. k and v get an axis of length 1 there, `k[:, :, None]`, and broadcasting does the rest.",
+        "rearrange splits an axis in two: `(kv_head group)` on the left, with the number of key heads given, puts "
+        "neighbours into one group. k and v get an axis of length 1 at that place, and broadcasting does the rest.",
         "Scores, then a mask of the shape (batch, 1, 1, query, key) with a lowest finite number where nothing is visible, then softmax "
         "over the keys, times v. At the end fold the two axes of heads into one.",
     ),
@@ -37,18 +37,21 @@ def one_key_head(q, k, v, visible=None):
             ("batch (kv_head group) query d_head -> batch", "batch (group kv_head) query d_head -> batch"),
             ("query d_value -> batch (kv_head group) query", "query d_value -> batch (group kv_head) query"),
         ],
-        "The scores are not divided by √d_head.": (" / math.sqrt(q.shape[-1])", ""),
+        "The scores are not divided by √d_head, so the softmax saturates as heads get wider.": (
+            " / math.sqrt(q.shape[-1])",
+            "",
+        ),
         "The scores are divided by the root of the width of v: it is q and k whose products grow with their width.": (
             "math.sqrt(q.shape[-1])",
             "math.sqrt(v.shape[-1])",
         ),
         "The mask is the wrong way round: `visible` is True where a query may look.": ("~visible[:", "visible[:"),
-        "The mask is not used.": ("if visible is not None:", "if False:"),
+        "The mask is not used: every query sees every key.": ("if visible is not None:", "if False:"),
         "A query that sees no key gives nan: a softmax over nothing but -inf is 0 / 0.": (
             "torch.finfo(scores.dtype).min",
             "-math.inf",
         ),
-        "The softmax runs over the queries: each query spreads its weight over the keys.": (
+        "The softmax runs over the queries, where it is each query that should spread a weight of 1 over the keys.": (
             "scores.softmax(dim=-1)",
             "scores.softmax(dim=-2)",
         ),
@@ -70,13 +73,16 @@ def check_grouped_query_attention(grouped_query_attention, rng):
     visible = visible.clone()
     visible[1, 2] = False
     out = grouped_query_attention(q, k, v, visible)
-    yield "a query that sees no key: is all finite?", bool(out.isfinite().all())
-    yield "a query that sees no key: the others", out.flatten(2)[0], {"visible": visible}
+    yield "a query that sees no key: whether all is finite", bool(out.isfinite().all())
+    yield "a query that sees no key: what the others get", out.flatten(2)[0], {"visible": visible}
     q.requires_grad_(True), k.requires_grad_(True)
     gradients = torch.autograd.grad(grouped_query_attention(q, k, v)[..., 0].square().sum(), (q, k))
     yield "the gradient for q", gradients[0]
     yield "the gradient for k", gradients[1]
-    yield "the dtype with float64", str(grouped_query_attention(q.detach().double(), k.detach().double(), v.double()).dtype)
+    yield (
+        "float64 in: the dtype that comes out",
+        str(grouped_query_attention(q.detach().double(), k.detach().double(), v.double()).dtype),
+    )
 
 
 class Reader:
@@ -99,7 +105,10 @@ def written_before_read(source: str) -> list[tuple[str, str]]:
     return [
         ("newest = torch.arange(self.n_slots, device=k.device), self.lengths[:, None] - 1", source),
         ("                held = torch.cat([held, fresh], dim=1)\n", ""),
-        ("        if wraps:\n            keys, values = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)\n", ""),
+        (
+            "        if wraps:\n            keys, values = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)\n",
+            "",
+        ),
     ]
 
 
@@ -139,11 +148,11 @@ def written_before_read(source: str) -> list[tuple[str, str]]:
             "(key >= 0) & (key <= query.amax(dim=1, keepdim=True))",
         ),
         "A token does not see itself.": ("(key <= query)", "(key < query)"),
-        "The window is one too long: `window` tokens with the query itself among them.": (
+        "The window is one too long: it holds `window` tokens, the query's own among them.": (
             "key > query - self.window",
             "key >= query - self.window",
         ),
-        "The window holds while memory grows: with a window no more than `window` tokens need a place.": (
+        "The window bounds what is seen, but room is taken for the whole capacity: no more than `window` tokens need a place.": (
             "capacity if window is None else min(window, capacity)",
             "capacity",
         ),
@@ -159,7 +168,7 @@ def written_before_read(source: str) -> list[tuple[str, str]]:
         ),
         "`bytes` counts the keys and not the values.": ("2 * self.keys.nbytes", "self.keys.nbytes"),
         "Keys are stored where the values should be.": ("= v[self.source]", "= k[self.source]"),
-        "Keys come back in the dtype in which they are kept, and do not fit the queries: give them that of the new ones.": (
+        "Keys and values come back in the dtype in which they are kept, not in that of the new ones, and so do not fit the queries.": (
             "keys.to(k.dtype), values.to(k.dtype)",
             "keys.to(self.keys.dtype), values.to(self.keys.dtype)",
         ),
@@ -169,9 +178,9 @@ def check_KVCache(KVCache, rng):
     cache = KVCache(1, 1, 2, 3, 4)
     read = Reader(cache, rng)
     yield "three tokens, one by one", torch.cat([read(1, 1) for _ in range(3)])
-    yield "the lengths then", cache.lengths
+    yield "three tokens, one by one: the lengths", cache.lengths
     yield "bytes of 1 layer, 1 row, 2 heads of 3, 4 tokens in float32", cache.bytes
-    yield "two more do not fit", raised(read, 1, 2)
+    yield "two more tokens than there is room for: refused", raised(read, 1, 2)
 
     read = Reader(KVCache(1, 2, 2, 3, 9), rng)
     yield "two rows, four tokens at once, then three", torch.cat([read(2, 4), read(2, 3)])
@@ -194,7 +203,7 @@ def check_KVCache(KVCache, rng):
         found += [read(3, 3, layer, real) for layer in range(2)]
     yield "ragged rows, in three steps: what the real tokens read", torch.cat(found), {"real": masks}
     yield "ragged rows: the lengths", cache.lengths
-    yield "a cache for three rows gets two", raised(read, 2, 1)
+    yield "two rows for a cache of three are refused", raised(read, 2, 1)
 
     cache = KVCache(1, 1, 2, 3, 20, window=3)
     read = Reader(cache, rng)
@@ -212,9 +221,12 @@ def check_KVCache(KVCache, rng):
     read(3, 4)
     cache.reset([1])
     yield "one row of three is reset: the lengths", cache.lengths
-    yield "and what two new tokens read", read(3, 2)
+    yield "one row of three is reset: what two new tokens read", read(3, 2)
     cache.reset()
-    yield "all are reset", torch.cat([cache.lengths[:, None].float(), read(3, 1)[:, 0, :1]], dim=1)
+    yield (
+        "all rows are reset: the lengths, and what one token reads",
+        torch.cat([cache.lengths[:, None].float(), read(3, 1)[:, 0, :1]], dim=1),
+    )
     read(3, 4)
     cache.truncate(torch.tensor([4, 5, 1]))
     yield "cut to 4, 5 and 1: the lengths", cache.lengths
@@ -236,7 +248,9 @@ def check_KVCache(KVCache, rng):
 
 def gpt(rng: torch.Generator, context_length: int = 12, bias: bool = True) -> GPT:
     """A model with large random numbers everywhere, so that all that it reads shows."""
-    config = GPTConfig(vocab_size=11, context_length=context_length, d_model=8, n_heads=2, n_layers=2, d_ff=12, bias=bias)
+    config = GPTConfig(
+        vocab_size=11, context_length=context_length, d_model=8, n_heads=2, n_layers=2, d_ff=12, bias=bias
+    )
     model = GPT(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -253,8 +267,9 @@ def gpt(rng: torch.Generator, context_length: int = 12, bias: bool = True) -> GP
         "finds its keys and values.",
         "The position of a new token is the number of tokens in its row's cache, plus the number of real ones before it in this call. In "
         "each block: q, k and v of the new tokens only; append k and v to the cache of this layer; attend to what it returns.",
-        "`heads = grouped_query_attention(q, *cache.append(layer, k, v, real))`, joined and through w_o, is added to x; then the "
-        "feed-forward net as ever. Behind the last block: the final norm, and the product with the token embeddings.",
+        "What append returns is just what grouped_query_attention wants after q. Its heads, joined and through w_o, "
+        "are added to x; then the feed-forward net as ever. Behind the last block: the final norm, and the product "
+        "with the token embeddings.",
     ),
     mistakes={
         "Each call numbers its tokens from 0; the cached ones stand before them.": (
@@ -265,7 +280,10 @@ def gpt(rng: torch.Generator, context_length: int = 12, bias: bool = True) -> GP
             "torch.arange(token_ids.shape[1], device=x.device) if real is None else real.cumsum(dim=1) - 1",
             "torch.arange(token_ids.shape[1], device=x.device)",
         ),
-        "The cache is not told what is padding.": ("cache.append(layer, k, v, real)", "cache.append(layer, k, v)"),
+        "The cache is not told what is padding, and keeps it as if it were text.": (
+            "cache.append(layer, k, v, real)",
+            "cache.append(layer, k, v)",
+        ),
         "Attention sees the new tokens only, and the cache is filled for nothing.": (
             "heads = grouped_query_attention(q, *cache.append(layer, k, v, real))",
             "cache.append(layer, k, v, real)\n"
@@ -276,9 +294,15 @@ def gpt(rng: torch.Generator, context_length: int = 12, bias: bool = True) -> GP
             "attention, normed = block.attention, block.norm_1(x)",
             "attention, normed = block.attention, x",
         ),
-        "The final norm is missing.": ("F.linear(model.final_norm(x), ", "F.linear(x, "),
-        "What attention gives is not added to x, but takes its place.": ("x = x + attention.w_o(", "x = attention.w_o("),
-        "The heads are joined in the wrong order: each head's numbers are neighbours.": (
+        "The final norm is missing: the logits are read from the residual stream as it is.": (
+            "F.linear(model.final_norm(x), ",
+            "F.linear(x, ",
+        ),
+        "What attention gives is not added to x, but takes its place.": (
+            "x = x + attention.w_o(",
+            "x = attention.w_o(",
+        ),
+        "The heads are joined in the wrong order: the numbers of one head belong side by side.": (
             "batch head new d_head -> batch new (head d_head)",
             "batch head new d_head -> batch new (d_head head)",
         ),
@@ -289,27 +313,43 @@ def check_cached_forward(cached_forward, rng):
     token_ids = torch.randint(0, 11, (2, 9), generator=rng)
     with torch.no_grad():
         cache = empty_cache(model, 2)
-        yield "two rows of five tokens at once", cached_forward(model, token_ids[:, :5], cache), {"token_ids": token_ids[:, :5]}
-        yield "the next three, one by one", torch.cat([cached_forward(model, token_ids[:, i : i + 1], cache) for i in (5, 6, 7)], 1)
+        yield (
+            "two rows of five tokens at once",
+            cached_forward(model, token_ids[:, :5], cache),
+            {"token_ids": token_ids[:, :5]},
+        )
+        yield (
+            "the next three, one by one",
+            torch.cat([cached_forward(model, token_ids[:, i : i + 1], cache) for i in (5, 6, 7)], 1),
+        )
         yield "the lengths of the cache", cache.lengths
         real = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0, 0]]).bool()
         cache = empty_cache(model, 2)
-        yield "prompts of 5 and 2 tokens, padded on the right", cached_forward(model, token_ids[:, :7], cache, real)[real]
-        yield "and one more token for each", cached_forward(model, token_ids[:, 8:], cache)
+        yield (
+            "prompts of 5 and 2 tokens, padded on the right",
+            cached_forward(model, token_ids[:, :7], cache, real)[real],
+        )
+        yield "prompts of 5 and 2 tokens, then one more for each", cached_forward(model, token_ids[:, 8:], cache)
         cache = empty_cache(model, 2)
-        yield "padded on the left", cached_forward(model, token_ids[:, :7], cache, real.flip(1))[real.flip(1)]
+        yield (
+            "prompts of 5 and 2 tokens, padded on the left",
+            cached_forward(model, token_ids[:, :7], cache, real.flip(1))[real.flip(1)],
+        )
         some = torch.tensor([[True], [False]])
-        yield "then one row goes on and the other has ended", cached_forward(model, token_ids[:, 8:], cache, some)[0]
-        yield "and both go on", cached_forward(model, token_ids[:, 7:8], cache)
+        yield "after them one row goes on, the other has ended", cached_forward(model, token_ids[:, 8:], cache, some)[0]
+        yield "after that both rows go on", cached_forward(model, token_ids[:, 7:8], cache)
         cache = empty_cache(model, 1, window=3)
-        yield "a window of 3 tokens", torch.cat([cached_forward(model, token_ids[:1, i : i + 4], cache) for i in (0, 4)], 1)
+        yield (
+            "a window of 3 tokens",
+            torch.cat([cached_forward(model, token_ids[:1, i : i + 4], cache) for i in (0, 4)], 1),
+        )
         cache.reset()
-        yield "after reset", cached_forward(model, token_ids[:1, :3], cache)
+        yield "three tokens after a reset", cached_forward(model, token_ids[:1, :3], cache)
         plain = gpt(rng, bias=False)
         yield "a model without biases", cached_forward(plain, token_ids[:, :3], empty_cache(plain, 2))
         cache = empty_cache(model, 2, capacity=30)
         cached_forward(model, token_ids, cache)
-        yield "more tokens than the context holds", raised(cached_forward, model, token_ids[:, :4], cache)
+        yield "more tokens than the context holds: refused", raised(cached_forward, model, token_ids[:, :4], cache)
 
 
 def talkative(rng: torch.Generator, scale: float = 1.0) -> GPT:
@@ -342,7 +382,9 @@ def without_the_end(model, prompts, max_new_tokens, *args, eos_id=None, **option
 
 def with_the_prompt(model, prompts, *args, **options):
     """A wrong generate_cached: the prompt comes back too."""
-    return [[*prompt, *row] for prompt, row in zip(prompts, generate_cached(model, prompts, *args, **options), strict=True)]
+    return [
+        [*prompt, *row] for prompt, row in zip(prompts, generate_cached(model, prompts, *args, **options), strict=True)
+    ]
 
 
 @observes(
@@ -362,15 +404,21 @@ def with_the_prompt(model, prompts, *args, **options):
             "real.to(device))[rows, lengths - 1]",
             "real.to(device))[:, -1]",
         ),
-        "The prefill does not say what is padding.": ("cache, real.to(device))[rows", "cache, None)[rows"),
+        "The prefill does not say what is padding, so it stays in the cache like words of the prompt.": (
+            "cache, real.to(device))[rows",
+            "cache, None)[rows",
+        ),
         "A row that has written its end token goes on writing.": ("active[row] = token != eos_id", "pass"),
         "All rows end when the first one does.": ("or not any(active)", "or not all(active)"),
-        "One token too few is written.": ("for step in range(max_new_tokens):", "for step in range(max_new_tokens - 1):"),
+        "One token too few is written.": (
+            "for step in range(max_new_tokens):",
+            "for step in range(max_new_tokens - 1):",
+        ),
         "The temperature is not used: every token is the likeliest.": (
             "sample_next_token(logits, temperature, top_k, top_p, generator)",
             "sample_next_token(logits, 0.0, top_k, top_p, generator)",
         ),
-        "top_k is not used.": (
+        "top_k is not used: tokens beyond the k likeliest are drawn too.": (
             "sample_next_token(logits, temperature, top_k, top_p, generator)",
             "sample_next_token(logits, temperature, 0, top_p, generator)",
         ),
@@ -379,7 +427,7 @@ def with_the_prompt(model, prompts, *args, **options):
             "top_k, top_p, None)",
         ),
         "The end token is cut off; it is the row's last token.": without_the_end,
-        "The prompt comes back with the new tokens.": with_the_prompt,
+        "The prompt comes back with the new tokens: they alone were asked for.": with_the_prompt,
     },
 )
 def check_generate_cached(generate_cached, rng):
@@ -390,11 +438,15 @@ def check_generate_cached(generate_cached, rng):
     lengths = torch.randint(1, 7, (24,), generator=rng).tolist()
     crowd = [torch.randint(1, 11, (length,), generator=rng).tolist() for length in lengths]
     yield "24 prompts of 1 to 6 tokens, two new ones each", generate_cached(model, crowd, 2)
-    yield "three of them alone", [generate_cached(model, [prompt], 3)[0] for prompt in prompts[:3]], shown
+    yield "three of the prompts, each alone", [generate_cached(model, [prompt], 3)[0] for prompt in prompts[:3]], shown
     rows = reference_generate(model, prompts, 9)
     # The end token is one that some rows write soon, and others late or never.
     ends = max(range(11), key=lambda token: len({row.index(token) if token in row[:8] else 9 for row in rows}))
-    yield "one token ends a row, rows end at different times", generate_cached(model, prompts, 9, eos_id=ends), shown | {"eos_id": ends}
+    yield (
+        "one token ends a row, rows end at different times",
+        generate_cached(model, prompts, 9, eos_id=ends),
+        shown | {"eos_id": ends},
+    )
     yield "no new tokens", generate_cached(model, prompts, 0), shown
     yield "as many as the context holds", generate_cached(model, [[1, 2, 3, 4]], 12)
     flat = talkative(rng, scale=0.2)
@@ -402,15 +454,22 @@ def check_generate_cached(generate_cached, rng):
     many = [[1, 2]] * 200
     with torch.no_grad():
         logits = flat(torch.tensor([[1, 2]]))[:, -1]
-    for name, settings in (("temperature 1.5", {"temperature": 1.5}), ("temperature 1, top_k 3", {"temperature": 1.0, "top_k": 3})):
+    for name, settings in (
+        ("temperature 1.5", {"temperature": 1.5}),
+        ("temperature 1, top_k 3", {"temperature": 1.0, "top_k": 3}),
+    ):
         drawn = [row[0] for row in generate_cached(flat, many, 1, **settings, generator=generator)]
-        yield f"{name}: 200 first tokens are spread as the probabilities say", looks_drawn(drawn, next_token_probs(logits, **settings)[0])
+        yield (
+            f"{name}: 200 first tokens are spread as the probabilities say",
+            looks_drawn(drawn, next_token_probs(logits, **settings)[0]),
+        )
     twice = [
-        generate_cached(flat, many[:12], 5, temperature=1.0, generator=torch.Generator().manual_seed(5)) for _ in range(2)
+        generate_cached(flat, many[:12], 5, temperature=1.0, generator=torch.Generator().manual_seed(5))
+        for _ in range(2)
     ]
     yield "the same seed twice gives the same tokens", twice[0] == twice[1]
-    yield "and the rows differ", len({tuple(row) for row in twice[0]}) > 5
-    yield "a prompt beyond the context", raised(generate_cached, model, [[1] * 20], 5)
+    yield "one seed: the rows differ from each other", len({tuple(row) for row in twice[0]}) > 5
+    yield "a prompt longer than the context is refused", raised(generate_cached, model, [[1] * 20], 5)
 
 
 @observes(
@@ -420,15 +479,21 @@ def check_generate_cached(generate_cached, rng):
     hints=(
         "For one token, one layer has n_kv_heads keys of d_head numbers, and as many values.",
         "Times layers, rows and tokens; a window bounds the tokens.",
-        "2 * n_layers * batch * n_kv_heads * d_head * min(tokens, window) * bytes_per_number, without a window just tokens; as a "
-        "whole number.",
+        "What counts is the smaller of tokens and window; without a window it is tokens alone. Half a byte a number "
+        "is possible (int4), and the result is a whole number all the same.",
     ),
     mistakes={
         "Keys are counted, values are not.": ("round(2 * n_layers", "round(n_layers"),
-        "The window is not used: beyond it nothing more is kept.": ("tokens if window is None else min(tokens, window)", "tokens"),
+        "The window is not used, so the count grows on: beyond a window nothing more is kept.": (
+            "tokens if window is None else min(tokens, window)",
+            "tokens",
+        ),
         "The whole window is counted also before it is full.": ("else min(tokens, window)", "else window"),
-        "The rows of the batch are not counted: each has a cache of its own.": ("n_layers * batch * n_kv", "n_layers * n_kv"),
-        "These are bits, not bytes.": ("kept * bytes_per_number", "kept * 8 * bytes_per_number"),
+        "The rows of the batch are not counted: each has a cache of its own.": (
+            "n_layers * batch * n_kv",
+            "n_layers * n_kv",
+        ),
+        "Bits are counted, not bytes.": ("kept * bytes_per_number", "kept * 8 * bytes_per_number"),
     },
 )
 def check_kv_cache_bytes(kv_cache_bytes, rng):

@@ -42,15 +42,15 @@ from week5_inference.solutions.prompting import Tool
             "content_free_logprobs.softmax(dim=-1).mean(dim=0)",
             "content_free_logprobs.softmax(dim=-1)[0]",
         ),
-        "The bias is measured on the items themselves: then a set with more of one label counts as biased. Use the content-free inputs.": (
+        "The bias is measured on the items themselves, not on inputs without content: a set with more of one label then counts as biased.": (
             "content_free_logprobs.softmax(dim=-1).mean(dim=0)",
             "label_logprobs.softmax(dim=-1).mean(dim=0)",
         ),
-        "The ratios p / p_cf go through a softmax. It keeps their order but flattens them; divide each row by its sum.": (
+        "The ratios p / p_cf go through a softmax. It keeps their order but flattens them: the ratios of a row are in proportion to q already.": (
             "(label_logprobs.log_softmax(dim=-1) - label_bias.log()).softmax(dim=-1)",
             "(label_logprobs.softmax(dim=-1) / label_bias).softmax(dim=-1)",
         ),
-        "exp() of a low log-probability is 0, and 0 / 0 is nan: stay in logarithms, or take softmax, which shifts first.": [
+        "A low log-probability becomes a probability before the row sums to 1: at -300 every label has 0, and 0 / 0 is nan.": [
             ("(label_logprobs.log_softmax(dim=-1)", "(label_logprobs.exp().log()"),
         ],
         "The rows do not sum to 1: the ratios p / p_cf are returned as they are.": (
@@ -64,7 +64,7 @@ def check_contextual_calibration(contextual_calibration, rng):
     yield "one content-free input", contextual_calibration(*worked)
     biased = -1.0 - 3 * torch.rand(4, 3, generator=rng), -2.0 - 3 * torch.rand(2, 3, generator=rng)
     yield "two content-free inputs", contextual_calibration(*biased)
-    yield "two content-free inputs: each row sums to", contextual_calibration(*biased).sum(dim=-1)
+    yield "two content-free inputs: the sum of each row", contextual_calibration(*biased).sum(dim=-1)
     yield (
         "the content-free inputs as items, one at a time: the calibrated row",
         torch.cat([contextual_calibration(row[None], row[None]) for row in biased[1]]),
@@ -73,11 +73,11 @@ def check_contextual_calibration(contextual_calibration, rng):
     yield "items with low log-probabilities", contextual_calibration(low, biased[1])
     yield "content-free inputs with low log-probabilities", contextual_calibration(biased[0], low)
     yield (
-        "a label that an item excludes",
+        "an item in which one label is impossible",
         contextual_calibration(torch.tensor([[-1.0, -torch.inf, -2.0]]), biased[1]),
     )
-    yield "refuses no content-free input", raised(contextual_calibration, biased[0], biased[1][:0])
-    yield "refuses other numbers of labels", raised(contextual_calibration, biased[0], biased[1][:, :2])
+    yield "a call without content-free inputs is refused", raised(contextual_calibration, biased[0], biased[1][:0])
+    yield "different numbers of labels are refused", raised(contextual_calibration, biased[0], biased[1][:, :2])
 
 
 def _votes(rng, n_paths=9):
@@ -99,11 +99,11 @@ def _votes(rng, n_paths=9):
         "Beware of `if answer`: the number 0 is an answer too. Ask `answer is not None`. The share is of the votes.",
     ),
     mistakes={
-        "None is counted as an answer: a path that could not be read votes for nothing.": (
+        "A None is counted as an answer: a path that could not be read votes for nothing.": (
             "answer for answer in answers if answer is not None",
             "answers",
         ),
-        "0 and empty answers are dropped together with None: ask `is not None`.": (
+        "0 and empty texts are dropped together with None, though they are answers: None alone means that nothing could be read.": (
             "if answer is not None",
             "if answer",
         ),
@@ -136,9 +136,9 @@ def check_majority_vote(majority_vote, rng):
     yield "None is most frequent", majority_vote([None, None, None, 4.0, 3.0, 3.0])
     yield "0 is an answer", majority_vote([0.0, 2.0, 0.0, None])
     yield "two answers with two votes each", majority_vote([2.0, 9.0, 1.0, 1.0, 9.0])
-    yield "the same, the other one first", majority_vote([2.0, 1.0, 9.0, 9.0, 1.0])
-    yield "all differ", majority_vote(["park", "lake", "barn"])
-    yield "words", majority_vote(["lake", "park", "barn", "park"])
+    yield "the same two answers, the other one first", majority_vote([2.0, 1.0, 9.0, 9.0, 1.0])
+    yield "three answers that all differ", majority_vote(["park", "lake", "barn"])
+    yield "answers that are words", majority_vote(["lake", "park", "barn", "park"])
     yield "one path", majority_vote([12.5])
     yield "no path, and paths without an answer", [majority_vote(answers) for answers in ([], [None, None])]
     for _ in range(3):
@@ -203,8 +203,8 @@ def check_scratchpad_target(scratchpad_target, rng):
     yield "0 + 0", scratchpad_target(0, 0)
     for _ in range(3):
         a, b = (int(torch.randint(10, 10**6, (), generator=rng)) for _ in range(2))
-        yield "numbers at random", scratchpad_target(a, b)
-    yield "refuses a negative number", raised(scratchpad_target, -1, 5)
+        yield f"numbers at random, {a} + {b}", scratchpad_target(a, b)
+    yield "a negative number is refused", raised(scratchpad_target, -1, 5)
 
 
 def _tools(ran=None):
@@ -274,7 +274,7 @@ NOON = {"town": "Oslo", "hour": 12}
             "(?:</tool_call>|$)",
             "</tool_call>",
         ),
-        "A call over several lines is not found: the dot matches no newline without re.DOTALL.": (
+        "A call over several lines is not found: in a pattern the dot stops at a new line unless it is told otherwise.": (
             ", flags=re.DOTALL",
             "",
         ),
@@ -286,13 +286,15 @@ NOON = {"town": "Oslo", "hour": 12}
             "except (ValueError, RecursionError) as error",
             "except RecursionError as error",
         ),
-        "Brackets nested a hundred thousand deep raise a RecursionError in json.loads. A model's text may hold anything: "
-        "turn that into a ToolError too.": ("(ValueError, RecursionError)", "ValueError"),
+        "Brackets nested a hundred thousand deep make the JSON reader raise a RecursionError, and that comes out. A model's text may hold anything.": (
+            "(ValueError, RecursionError)",
+            "ValueError",
+        ),
         "JSON that is a list or a number is taken for an object, and asking it for a name fails with another error.": (
             "    if not isinstance(call, dict):\n",
             "    if call is None:\n",
         ),
-        "A tool that does not exist is called all the same: compare the name with the tools'.": (
+        "A name that no tool has is let through, so the model is never told that there is no such tool.": (
             "    if tool is None:\n",
             '    if tool is None:\n        return {"name": name, "arguments": arguments}\n',
         ),
@@ -304,11 +306,11 @@ NOON = {"town": "Oslo", "hour": 12}
             "next((tool for tool in tools if tool.name == name), None)",
             "{tool.name: tool for tool in tools}.get(name)",
         ),
-        "Arguments that are no JSON object are not refused as such.": (
+        "A list or a text is taken for an object of arguments, and asking it for their names fails with another error.": (
             "    if not isinstance(arguments, dict):\n",
             "    if arguments is None:\n",
         ),
-        "A missing argument is not noticed: the tool itself would fail.": (
+        "A missing argument is not noticed here: the tool itself would fail, with a message that was not written for the model.": (
             '("needs", wanted - given)',
             '("needs", wanted - wanted)',
         ),
@@ -344,15 +346,18 @@ def check_parse_tool_call(parse_tool_call, rng):
     yield "no arguments needed", _told(parse_tool_call, _call("broken", {}))
     yield "a number with a decimal point", _told(parse_tool_call, _call("weather", {"town": "", "hour": 2.5}))
     for text in ("", "{'name': 'lamp'}", '{"name": "lamp", "arguments": {"on": tr', "lamp(on=True)"):
-        yield "no JSON", _told(parse_tool_call, f"<tool_call>{text}</tool_call>")
-    yield "a hundred thousand brackets", raised(parse_tool_call, f"<tool_call>{'[' * 100_000}</tool_call>", _tools())
+        yield f"no JSON: {text!r}", _told(parse_tool_call, f"<tool_call>{text}</tool_call>")
+    yield (
+        "a hundred thousand opening brackets",
+        raised(parse_tool_call, f"<tool_call>{'[' * 100_000}</tool_call>", _tools()),
+    )
     for text in ("[1, 2]", "7", '"lamp"', "null"):
-        yield "JSON, but no object", _told(parse_tool_call, f"<tool_call>{text}</tool_call>")
+        yield f"JSON, but no object: {text}", _told(parse_tool_call, f"<tool_call>{text}</tool_call>")
     yield "an unknown tool", _told(parse_tool_call, _call("wether", NOON), "wether", "weather", "lamp")
     yield "a name that is a list", _told(parse_tool_call, _call(["lamp"], {"on": True}), "weather", "lamp")
     yield "no name", _told(parse_tool_call, '<tool_call>{"arguments": {"on": true}}</tool_call>', "weather")
     for arguments in (["Oslo", 12], "Oslo", None):
-        yield "arguments that are no object", _told(parse_tool_call, _call("weather", arguments))
+        yield f"arguments that are no object: {arguments!r}", _told(parse_tool_call, _call("weather", arguments))
     yield "no arguments", _told(parse_tool_call, '<tool_call>{"name": "broken"}</tool_call>')
     yield "a missing argument", _told(parse_tool_call, _call("weather", {"town": "Oslo"}), "hour")
     yield "an unknown argument", _told(parse_tool_call, _call("lamp", {"on": True, "colour": "red"}), "colour")
@@ -407,11 +412,15 @@ WEATHER = _call("weather", NOON)
         "A for loop of max_steps turns. In each: ask the model, write its reply down, parse it. Without a call you are done.",
         "What may fail for the model's sake stands inside a try: parsing, and the tool. What may not is outside: "
         "the model itself. `except Exception` lets a KeyboardInterrupt through.",
-        'A result is str(function(**call["arguments"])), an error f"error: {error}"; both go into a message of role "tool". '
-        "After the loop: raise EndlessToolLoop(messages, max_steps).",
+        'A result goes in as a text, an error as "error: " and its message; both into a message of role "tool". The '
+        "arguments of a call are a dict, which ** spreads out. A loop that runs out of turns ends in "
+        "EndlessToolLoop(messages, max_steps).",
     ),
     mistakes={
-        "The caller's list grows: work on a copy.": ("    messages = list(messages)\n", ""),
+        "The caller's own list grows with the new messages: it was to stay as it is.": (
+            "    messages = list(messages)\n",
+            "",
+        ),
         "The model's reply is not written down, so in the next turn it does not know what it asked.": (
             '        messages.append({"role": "assistant", "content": reply})\n        try:',
             "        try:",
@@ -424,18 +433,18 @@ WEATHER = _call("weather", NOON)
             "except Exception as error:",
             "except ToolError as error:",
         ),
-        "Everything is caught, even an interrupt of the user. An Exception is meant, not a BaseException.": (
+        "Everything is caught, even an interrupt by the user: then nobody can stop a tool that hangs.": (
             "except Exception as error:",
             "except BaseException as error:",
         ),
-        "The model's own failure is handed to it as a tool's result: only the call belongs in the try.": [
+        "The model's own failure is handed to it as if a tool had failed: the caller does not see it, and the model can mend nothing.": [
             ("        reply = model_step(messages)\n        messages", "        reply = ''\n        messages"),
             (
                 "        try:\n            call",
                 "        messages.pop()\n        try:\n            reply = model_step(messages)\n            messages.append({'role': 'assistant', 'content': reply})\n            call",
             ),
         ],
-        "The model is not told what was wrong: hand the message back, that it may do better.": (
+        "The model is told that something failed, but not what: it cannot do better next time.": (
             'f"error: {error}"',
             '"error"',
         ),
@@ -443,20 +452,23 @@ WEATHER = _call("weather", NOON)
             '{"role": "tool", "content": result}',
             '{"role": "user", "content": result}',
         ),
-        "The result is not made a text.": (
+        "A tool's result goes into the message as the number or None that it is: the content of a message is text.": (
             'str(by_name[call["name"]].function(**call["arguments"]))',
             'by_name[call["name"]].function(**call["arguments"])',
         ),
-        "The loop has one turn too many.": ("range(max_steps)", "range(max_steps + 1)"),
+        "The loop has one turn too many: max_steps is how often the model may be asked.": (
+            "range(max_steps)",
+            "range(max_steps + 1)",
+        ),
         "The loop has one turn too few: an answer in the last turn is not waited for.": (
             "range(max_steps)",
             "range(max_steps - 1)",
         ),
-        "After the last turn the messages are returned as if there were an answer: raise EndlessToolLoop.": (
+        "After the last turn the messages are returned as if there were an answer: the caller cannot tell that the last reply is a call.": (
             "    raise EndlessToolLoop(messages, max_steps)",
             "    return messages",
         ),
-        "The first error ends the loop.": (
+        "The first error ends the loop: the model never gets to read it and try again.": (
             'result = f"error: {error}"',
             'return [*messages, {"role": "tool", "content": f"error: {error}"}]',
         ),
@@ -490,5 +502,5 @@ def check_run_tools(run_tools, rng):
     yield f"{n_calls} calls", _outcome(run_tools, [*[WEATHER] * n_calls, "17."], 5)
     before = _question()
     run_tools(_Script(WEATHER, "17."), _tools(), before)
-    yield "the messages that were given", before
-    yield "refuses max_steps=0", raised(run_tools, _Script("Hi."), _tools(), _question(), 0)
+    yield "the messages that were given, after the run", before
+    yield "max_steps=0 is refused", raised(run_tools, _Script("Hi."), _tools(), _question(), 0)

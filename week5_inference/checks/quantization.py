@@ -25,11 +25,10 @@ def spoiled(w: torch.Tensor, value: float) -> torch.Tensor:
         "magnitudes has the shape (out, 1).",
         "Divide, round to the nearest whole number, then `.to(torch.int8)`. The conversion alone cuts off what is behind the "
         "point. Work in float32: `w.float()`.",
-        "A row of zeros divides 0 by 0. Keep the scale 0 for the result, but divide by something that is not 0, such as "
-        "absmax.clamp(min=1e-36).",
+        "A row of zeros divides 0 by 0. Keep the scale 0 for the result, but divide by something tiny that is not 0.",
     ),
     mistakes={
-        "One scale for the whole matrix: the largest weight of all then decides how coarse every row is.": (
+        "The whole matrix has one scale: its largest weight then decides how coarse every row is.": (
             "w.detach().float().abs().amax(dim=1, keepdim=True)",
             "w.detach().float().abs().amax().expand(len(w), 1)",
         ),
@@ -49,7 +48,7 @@ def spoiled(w: torch.Tensor, value: float) -> torch.Tensor:
             "torch.round(w.detach().float() * (127 / absmax.clamp(min=1e-36)))",
             "torch.floor(w.detach().float() * (127 / absmax.clamp(min=1e-36)))",
         ),
-        "The range is divided by 128: +128 is no int8, and wraps round to -128.": [
+        "absmax is divided into 128 steps, not 127: its code +128 is no int8, and wraps round to -128.": [
             ("(127 / absmax", "(128 / absmax"),
             ("codes.to(torch.int8), absmax / 127", "codes.to(torch.int8), absmax / 128"),
         ],
@@ -61,7 +60,7 @@ def spoiled(w: torch.Tensor, value: float) -> torch.Tensor:
             "codes.to(torch.int8), absmax / 127",
             "codes.to(torch.int8), 127 / absmax",
         ),
-        "float16 weights are quantized in float16, where the scale has three digits only.": (
+        "The scale of float16 weights is computed in float16, where it has three digits only.": (
             "codes.to(torch.int8), absmax / 127",
             "codes.to(torch.int8), absmax.to(w.dtype).div(127).float()",
         ),
@@ -69,14 +68,14 @@ def spoiled(w: torch.Tensor, value: float) -> torch.Tensor:
 )
 def check_int8_quantize(int8_quantize, rng):
     w = torch.tensor([[0.5, -1.0, 0.26], [0.02, 0.0, 0.0157]])
-    yield "two rows of different size", int8_quantize(w), {"w": w}
+    yield "a row of large weights and one of small ones", int8_quantize(w), {"w": w}
     w = torch.tensor([[-3.0, 1.0, 0.7], [0.0, 0.0, 0.0]])
     yield "a negative extreme, and a row of zeros", int8_quantize(w), {"w": w}
     w = normal(5, 7, rng=rng)
     yield "more columns than rows", int8_quantize(w), {"w": w}
     yield "float16 weights", int8_quantize(w.half() * 64), {"w": w.half() * 64}
     yield "the dtype of the codes", str(int8_quantize(w)[0].dtype), {"w": w}
-    yield "a nan", raised(int8_quantize, spoiled(w, torch.nan)), {"w": spoiled(w, torch.nan)}
+    yield "a nan is refused", raised(int8_quantize, spoiled(w, torch.nan)), {"w": spoiled(w, torch.nan)}
 
 
 @observes(
@@ -115,7 +114,11 @@ def check_int8_dequantize(int8_dequantize, rng):
     yield "four rows", int8_dequantize(codes, scale), {"codes": codes, "scale": scale}
     w = normal(3, 5, rng=rng)
     codes, scale = reference_int8(w)
-    yield "codes of weights", int8_dequantize(codes, scale), {"codes": codes, "scale": scale}
+    yield (
+        "the codes that int8_quantize gives for three rows",
+        int8_dequantize(codes, scale),
+        {"codes": codes, "scale": scale},
+    )
 
 
 @observes(
@@ -150,11 +153,11 @@ def check_int8_dequantize(int8_dequantize, rng):
             ".amax(dim=2).clamp(min=0)",
             ".amax(dim=2)",
         ),
-        "There are 2^bits codes but one step less between them: divide by 2^bits - 1.": (
+        "The range is divided into 2^bits steps: 2^bits codes have one step less between them.": (
             "(high - low) / (2**bits - 1)",
             "(high - low) / 2**bits",
         ),
-        "The range is made symmetric about 0: half of the codes are lost where the weights lean to one side.": (
+        "The range is made symmetric about 0: up to half of the codes are lost where the weights lean to one side.": (
             "scale = (high - low) / (2**bits - 1)",
             "high = torch.maximum(high, -low)\n    low = -high\n    scale = (high - low) / (2**bits - 1)",
         ),
@@ -174,7 +177,7 @@ def check_int8_dequantize(int8_dequantize, rng):
             "codes.clamp(0, 2**bits - 1)",
             "codes.clamp(0, 2**bits - 2)",
         ),
-        "Without a clamp a value rounded beyond the last code wraps round to 0 or beyond.": (
+        "Without a clamp a value that is rounded beyond the last code wraps round to 0.": (
             "codes.clamp(0, 2**bits - 1).flatten(1).to(torch.uint8)",
             "(codes % 2**bits).flatten(1).to(torch.uint8)",
         ),
@@ -205,7 +208,7 @@ def check_zero_point_quantize(zero_point_quantize, rng):
         "9 bits": raised(zero_point_quantize, w, 9),
         "inf": raised(zero_point_quantize, spoiled(w, torch.inf)),
     }
-    yield "what is refused", refused, {"w": w}
+    yield "groups that do not fit, 9 bits and inf are refused", refused, {"w": w}
 
 
 def frequencies(stochastic_round, values: list[float], rng: torch.Generator, draws: int = 4000) -> dict[str, list[str]]:
@@ -228,7 +231,8 @@ def frequencies(stochastic_round, values: list[float], rng: torch.Generator, dra
         "x lies between floor(x) and floor(x) + 1. How far it is above the lower one is the probability of the upper one.",
         "Draw a uniform number in [0, 1) for each entry: `torch.rand(x.shape, generator=generator)`. It is below p with "
         "probability p.",
-        "floor(x) + (uniform < x - floor(x)). Use floor, not trunc: for negative x they differ.",
+        "Start from the whole number below, and add 1 where the uniform number is less than x's distance to it. "
+        '"Below" is floor, not trunc: for negative x they differ.',
     ),
     mistakes={
         "It goes up with the probability of going down: the nearer whole number should be the likelier one.": (
@@ -239,8 +243,8 @@ def frequencies(stochastic_round, values: list[float], rng: torch.Generator, dra
             "(chance < x - floor)",
             "((chance < 0.5) & (x > floor))",
         ),
-        "This is rounding to the nearest: nothing is drawn.": ("(chance < x - floor)", "(x - floor > 0.5)"),
-        "For negative x the fraction is taken from the whole number towards 0: use floor.": (
+        "Nothing is drawn: this is rounding to the nearest.": ("(chance < x - floor)", "(x - floor > 0.5)"),
+        "For negative x the fraction is measured from the whole number towards 0: it is negative there, so x never goes down.": (
             "floor = torch.floor(x)",
             "floor = torch.trunc(x)",
         ),
@@ -248,20 +252,24 @@ def frequencies(stochastic_round, values: list[float], rng: torch.Generator, dra
             "torch.rand(x.shape, generator",
             "torch.rand((*x.shape[:-1], 1), generator",
         ),
-        "Always up: on average half a step too much.": ("(chance < x - floor)", "(x > floor)"),
+        "It always goes up: on average that is half a step too much.": ("(chance < x - floor)", "(x > floor)"),
     },
 )
 def check_stochastic_round(stochastic_round, rng):
     yield (
-        "how often which whole number comes",
+        "how often each whole number comes",
         frequencies(stochastic_round, [0.25, 2.75, -0.25, -1.625, 3.0], rng),
         {"x": [0.25, 2.75, -0.25, -1.625, 3.0], "draws": 4000},
     )
     x = torch.full((400, 20), 0.5)
     rows = stochastic_round(x, rng)
     together = (rows == rows[:, :1]).float().mean().item()
-    yield "entries draw for themselves", together < 0.7, {"x": "0.5, 8000 times"}
-    yield "dtype and whole numbers", stochastic_round(torch.tensor([-2.0, 0.0, 5.0]).double(), rng), {"x": [-2, 0, 5]}
+    yield "each entry draws for itself", together < 0.7, {"x": "0.5, 8000 times"}
+    yield (
+        "whole numbers stay as they are, and float64 too",
+        stochastic_round(torch.tensor([-2.0, 0.0, 5.0]).double(), rng),
+        {"x": [-2, 0, 5]},
+    )
 
 
 REGULAR = "x_codes, x_scale = int8_quantize(tokens.masked_fill(is_outlier, 0))"
@@ -279,8 +287,8 @@ OUTLIERS = "tokens[:, is_outlier] @ w[:, is_outlier].to(x.dtype).T"
         "reaches the threshold. That is one bool a column.",
         "The regular part: set the outlier columns of x to 0 (they then add nothing, and no scale knows of them), quantize its "
         "rows and w's rows, `int8_product` of the codes, times x's scale (tokens, 1) and w's scale as (1, out).",
-        "The other part is `tokens[:, is_outlier] @ w[:, is_outlier].T`, in x's dtype. Add both, and give the result x's "
-        "leading shape. For threshold 0 no column is an outlier.",
+        "The other part is an ordinary product: the outlier columns of x with the same columns of w, in x's dtype. "
+        "Add both, and give the result x's leading shape. For threshold 0 no column is an outlier.",
     ),
     mistakes={
         "No outlier is taken out: x's scales are blown up by them, and all other features lose their digits.": [
@@ -291,11 +299,11 @@ OUTLIERS = "tokens[:, is_outlier] @ w[:, is_outlier].to(x.dtype).T"
             "(regular.to(x.dtype) + outliers)",
             "regular.to(x.dtype)",
         ),
-        "The outliers count twice: in the int8 part they have to be 0.": (
+        "The outliers count twice: they are in the int8 part too, and blow up its scales.": (
             REGULAR,
             "x_codes, x_scale = int8_quantize(tokens)",
         ),
-        "An outlier is sought by its sign: large negative values are outliers too.": (
+        "Outliers are sought among positive values only: large negative ones are outliers too.": (
             "(tokens.abs() >= threshold)",
             "(tokens >= threshold)",
         ),
@@ -308,11 +316,20 @@ OUTLIERS = "tokens[:, is_outlier] @ w[:, is_outlier].to(x.dtype).T"
             (REGULAR, "x_codes, x_scale = int8_quantize(tokens.masked_fill(is_outlier[:, None], 0))"),
             (OUTLIERS, "(tokens * is_outlier[:, None]) @ w.to(x.dtype).T"),
         ],
-        "A value that just reaches the threshold belongs to the outliers.": ("abs() >= threshold", "abs() > threshold"),
+        "A value that just reaches the threshold stays in the int8 part: it is an outlier already.": (
+            "abs() >= threshold",
+            "abs() > threshold",
+        ),
         "The threshold given is not used: it is always 6.": ("abs() >= threshold", "abs() >= 6.0"),
-        "The weight's scale is missing: both sides were divided by one.": ("* x_scale * w_scale.T", "* x_scale"),
-        "x's scale is missing: both sides were divided by one.": ("* x_scale * w_scale.T", "* w_scale.T"),
-        "All tokens share one scale: each row of x has its own.": (
+        "w's scale is missing: both sides were divided by a scale of their own, and only x's comes back.": (
+            "* x_scale * w_scale.T",
+            "* x_scale",
+        ),
+        "x's scale is missing: both sides were divided by a scale of their own, and only w's comes back.": (
+            "* x_scale * w_scale.T",
+            "* w_scale.T",
+        ),
+        "All tokens share one scale, and small tokens lose their digits: each row of x has its own.": (
             "int8_product(x_codes, w_codes).float() * x_scale * w_scale.T",
             "int8_product(int8_quantize(tokens.masked_fill(is_outlier, 0).view(1, -1))[0].view(tokens.shape), w_codes)"
             ".float() * x_scale.max() * w_scale.T",
@@ -350,7 +367,7 @@ def check_llm_int8_matmul(llm_int8_matmul, rng):
         raised(llm_int8_matmul, x, w[:, 1:]),
         raised(llm_int8_matmul, x, w, -1.0),
     ]
-    yield "inf, widths that differ, a threshold below 0", refused, {"w": w}
+    yield "inf, widths that differ and a threshold below 0 are refused", refused, {"w": w}
 
 
 def calibration(rng: torch.Generator, d_in: int = 12, dead: int | None = 3) -> torch.Tensor:
@@ -385,19 +402,19 @@ CODE = "codes[:, j] = (torch.round(w[:, j] / s) + z).clamp(0, 2**bits - 1)"
             ("w[:, j + 1 : end] -= error[:, None] * u[j, j + 1 : end]", "pass"),
             ("w[:, end:] -= errors @ u[start:end, end:]", "pass"),
         ],
-        "The error is added to the later columns: it has to be subtracted for the columns to make it good.": [
+        "The error is added to the later columns, not subtracted: they make it worse where they should make up for it.": [
             ("w[:, j + 1 : end] -= error", "w[:, j + 1 : end] += error"),
             ("w[:, end:] -= errors", "w[:, end:] += errors"),
         ],
-        "The error is not divided by U_jj.": (
+        "The error is not divided by U_jj, so what the later columns make up for has the wrong size.": (
             "error = (w[:, j] - (codes[:, j] - z) * s) / u[j, j]",
             "error = w[:, j] - (codes[:, j] - z) * s",
         ),
-        "U is the Cholesky factor of H; the errors are passed on by the one of its inverse.": (
+        "U is the Cholesky factor of H: errors are passed on by that of its inverse.": (
             "torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)",
             "factor.T.contiguous()",
         ),
-        "The rows of H⁻¹ stand for those of its Cholesky factor: they still spread errors to columns that are done.": (
+        "The rows of H⁻¹ are used, not those of its Cholesky factor: they still count on columns that are done already.": (
             "torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)",
             "torch.cholesky_inverse(factor)",
         ),
@@ -413,7 +430,7 @@ CODE = "codes[:, j] = (torch.round(w[:, j] / s) + z).clamp(0, 2**bits - 1)"
             "if act_order else torch.arange(d_in, device=w.device)",
             "if False else torch.arange(d_in, device=w.device)",
         ),
-        "act_order goes from the smallest H_jj up: the columns that matter most come first, while others can still make up.": (
+        "act_order goes from the smallest H_jj up: the columns that matter most come last, when none is left to make up for them.": (
             "descending=True",
             "descending=False",
         ),
@@ -435,7 +452,7 @@ CODE = "codes[:, j] = (torch.round(w[:, j] / s) + z).clamp(0, 2**bits - 1)"
             CODE,
             "codes[:, j] = (torch.round(w[:, j] / s) + z) % 2**bits",
         ),
-        "The Hessian is changed in place: the caller's would hold the damping afterwards.": (
+        "The Hessian is changed in place: the caller's own has a 1 for each dead column afterwards.": (
             "hessian.detach().float().clone()",
             "hessian.detach().float()",
         ),
@@ -475,7 +492,11 @@ def check_gptq_quantize(gptq_quantize, rng):
         "another width": raised(gptq_quantize, w[:, :3], singular),
         "nan": raised(gptq_quantize, w[:, :2], singular * torch.nan),
     }
-    yield "which Hessians are refused", refused, {"not positive definite": singular, "damping": 0.0}
+    yield (
+        "a Hessian that is not positive definite, all zeros, of another width or nan is refused",
+        refused,
+        {"not positive definite": singular, "damping": 0.0},
+    )
 
 
 @observes(
@@ -496,7 +517,7 @@ def check_gptq_quantize(gptq_quantize, rng):
             "zero_point_dequantize(*zero_point_quantize(w * s, bits, size)) / s",
             "zero_point_dequantize(*zero_point_quantize(w / s, bits, size)) * s",
         ),
-        "After quantization the weights are not divided by s again.": (
+        "After quantization the weights are not divided by s again: each column stays s times too large for x.": (
             "zero_point_dequantize(*zero_point_quantize(w * s, bits, size)) / s",
             "zero_point_dequantize(*zero_point_quantize(w * s, bits, size))",
         ),
@@ -516,7 +537,10 @@ def check_gptq_quantize(gptq_quantize, rng):
             "x.abs().mean(dim=0)",
             "x.abs().amax(dim=0)",
         ),
-        "s is not divided by √(max · min).": ("s = s / torch.sqrt(s.max() * s.min())", "s = s * 1"),
+        "s is not divided by √(max · min), so it does not lie around 1 as it should.": (
+            "s = s / torch.sqrt(s.max() * s.min())",
+            "s = s * 1",
+        ),
         "The grid ends before α = 1.": ("range(n_steps + 1)", "range(n_steps)"),
         "α = 0, which is plain rounding, is not tried: the search could make things worse.": (
             "s = magnitude ** (i / n_steps)",
@@ -524,10 +548,16 @@ def check_gptq_quantize(gptq_quantize, rng):
         ),
         "The largest error wins.": ("int(errors.argmin())", "int(errors.argmax())"),
         "The scales of the last α come back, not those of the best.": ("return scales[best]", "return scales[-1]"),
-        "α comes back as its place in the grid.": ("best / n_steps, errors", "float(best), errors"),
-        "The groups are not used.": ("zero_point_quantize(w * s, bits, size)", "zero_point_quantize(w * s, bits)"),
+        "α comes back as its place in the grid, not as a number from 0 to 1.": (
+            "best / n_steps, errors",
+            "float(best), errors",
+        ),
+        "The groups are not used: each row has one scale.": (
+            "zero_point_quantize(w * s, bits, size)",
+            "zero_point_quantize(w * s, bits)",
+        ),
         "The errors are summed up over outputs and tokens, not averaged.": (".square().mean())", ".square().sum())"),
-        "A feature that is always 0 has the scale 0, and dividing by it gives nan: at least 1e-4.": (
+        "A feature that is always 0 gets s = 0, and dividing by it gives nan: its mean was to count as 1e-4.": (
             ".mean(dim=0).clamp(min=1e-4)",
             ".mean(dim=0)",
         ),
@@ -550,4 +580,4 @@ def check_awq_scale_search(awq_scale_search, rng):
         raised(awq_scale_search, w, x, 4, 3),
         raised(awq_scale_search, w, x, n_steps=0),
     ]
-    yield "a width that differs, nan, groups that do not fit, no steps", refused, {"weight": w}
+    yield "a width that differs, nan, groups that do not fit and no steps are refused", refused, {"weight": w}

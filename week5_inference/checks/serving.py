@@ -39,7 +39,7 @@ def state(cache):
         "block back when its count is 0. In append a copied block's old count goes down by 1 and the new one's becomes 1.",
     ),
     mistakes={
-        "A block that another sequence names too is written in place: the other's tokens change. Copy it first.": (
+        "A block that another sequence names too is written in place, so the other's tokens change with it.": (
             "copies = new > 0 and length % size > 0 and self.counts[table[-1]] > 1",
             "copies = 0",
         ),
@@ -55,7 +55,7 @@ def state(cache):
             "while len(table) < blocks_for(length + new, size):",
             "for _ in range(blocks_for(new, size)):",
         ),
-        "When the blocks do not suffice, those that there were are gone: count before you take.": (
+        "When the blocks do not suffice, those that were left are taken all the same: after a refusal the pool is empty.": (
             'raise OutOfBlocks(f"{new} more tokens need {needed} blocks, and {len(self.free_blocks)} are free")',
             "taken = [self.free_blocks.pop() for _ in range(len(self.free_blocks))]\n"
             "            table.extend(taken)\n            raise OutOfBlocks(needed)",
@@ -68,7 +68,7 @@ def state(cache):
             "            self.counts[block] += 1\n",
             "            pass\n",
         ),
-        "The child gets the parent's own list: what one appends, both have. It needs a list of its own.": (
+        "The child gets the parent's own list of blocks, not a list like it: a block that one of them takes, both have.": (
             "self.tables[child] = self.tables[parent][: blocks_for(length, self.block_size)]",
             "self.tables[child] = self.tables[parent]",
         ),
@@ -85,13 +85,13 @@ def check_paged_kv_cache(PagedKVCache, rng):
     cache.append("a", *a)
     sizes = {"block_size": 4, "n_blocks": 7}
     yield "six tokens at once", cache("a"), sizes | {"tokens of a": 6}
-    yield "after six tokens", state(cache), sizes | {"tokens of a": 6}
+    yield "six tokens at once: blocks, lengths and counts", state(cache), sizes | {"tokens of a": 6}
     cache.add("b")
     for _ in range(3):
         cache.append("b", *b)
     cache.append("b", *c)
     yield "three single tokens, then five", cache("b"), sizes | {"tokens of b": "1 + 1 + 1 + 5"}
-    yield "two sequences", state(cache), sizes | {"tokens": "a: 6, b: 1 + 1 + 1 + 5"}
+    yield "two sequences: blocks, lengths and counts", state(cache), sizes | {"tokens": "a: 6, b: 1 + 1 + 1 + 5"}
 
     story = sizes | {"before": "a has 6 tokens, b has 8", "then": "fork a to child, append one token to child"}
     cache.fork("a", "child")
@@ -103,7 +103,7 @@ def check_paged_kv_cache(PagedKVCache, rng):
     yield "blocks after the child has written", state(cache), story
     cache.append("a", *tokens(1, rng))
     yield "the parent writes in place: the copy was enough", state(cache), story | {"and": "append one token to a"}
-    yield "the child is not touched by it", cache("child"), story | {"and": "append one token to a"}
+    yield "the child after its parent has written", cache("child"), story | {"and": "append one token to a"}
 
     full = sizes | {"before": "b has 8 tokens, two full blocks", "then": "fork b to twin, append one token to twin"}
     cache.fork("b", "twin")
@@ -121,22 +121,26 @@ def check_paged_kv_cache(PagedKVCache, rng):
     )
     for name in ("short", "twin", "child"):
         cache.free(name)
-    yield "all are freed but a", state(cache), {"sequences": "a, with 7 tokens"}
+    yield "all sequences but one are freed", state(cache), {"sequences": "a, with 7 tokens"}
 
     before = cache("a")
     too_many = {"free blocks": 5, "append to a": "22 tokens, which need 6 blocks"}
-    yield "more tokens than the pool holds", raised(cache.append, "a", *tokens(22, rng)), too_many
-    yield "nothing has changed then", state(cache), too_many
-    yield "and a has its tokens", [torch.equal(x, y) for x, y in zip(cache("a"), before, strict=True)], too_many
+    yield "more tokens than the pool holds: refused", raised(cache.append, "a", *tokens(22, rng)), too_many
+    yield "more tokens than the pool holds: nothing has changed", state(cache), too_many
+    yield (
+        "more tokens than the pool holds: the sequence has its own",
+        [torch.equal(x, y) for x, y in zip(cache("a"), before, strict=True)],
+        too_many,
+    )
     cache.append("a", *tokens(21, rng))
     yield "what just fits, fits", state(cache), {"free blocks": 5, "append to a": "21 tokens"}
     cache.free("a")
-    yield "everything is free", state(cache)
+    yield "the last sequence is freed: every block is free", state(cache)
     half = PagedKVCache(LAYERS, 2, 3, HEADS, D_HEAD, dtype=torch.float16)
     half.add(0)
     half.append(0, *(x.half() for x in a[:, :, :, :2]))
     yield "float16 stays", half(0), {"dtype": "float16"}
-    yield "an unknown sequence", raised(half.free, "nobody"), {"free": "nobody"}
+    yield "an unknown sequence is refused", raised(half.free, "nobody"), {"free": "nobody"}
 
 
 @observes(
@@ -152,7 +156,7 @@ def check_paged_kv_cache(PagedKVCache, rng):
         "next arrival. Who has n_new tokens is finished at the clock's time, and gives slot and blocks back before the next step.",
     ),
     mistakes={
-        "New requests wait until the whole batch is done. That is static batching: a slot must be filled as soon as it is free.": (
+        "New requests wait until the whole batch is done. That is static batching: slots that are free stay empty meanwhile.": (
             lambda requests, n_slots, prefill_seconds, decode_seconds, n_blocks=None, block_size=16: static_batching(
                 requests, n_slots, prefill_seconds, decode_seconds
             )
@@ -161,7 +165,7 @@ def check_paged_kv_cache(PagedKVCache, rng):
             "if requests[i].arrival > now or blocks",
             "if blocks",
         ),
-        "The newest request goes first: under load the oldest never come in.": (
+        "The newest request goes first, so the oldest waits longest.": (
             "waiting = deque(sorted(range(len(requests)), key=lambda i: requests[i].arrival))\n    blocks",
             "waiting = deque(sorted(range(len(requests)), key=lambda i: -requests[i].arrival))\n    blocks",
         ),
@@ -181,7 +185,7 @@ def check_paged_kv_cache(PagedKVCache, rng):
             "        now += prefill_seconds(requests[i].n_prompt)\n            first[i] = last[i] = now\n            if",
             "        first[i] = last[i] = now\n            if",
         ),
-        "The blocks are not looked at: the cache overflows.": (
+        "The blocks are not looked at: requests come in for which the cache has no room.": (
             " or blocks[i] > n_free:",
             ":",
         ),
@@ -210,7 +214,7 @@ def check_continuous_batching(continuous_batching, rng):
 
     yield "one request", *run([Request(2.0, 10, 3)], 2)
     yield "a request that wants one token", *run([Request(0.0, 10, 1), Request(0.0, 20, 2)], 1)
-    yield "two at once", *run([Request(0.0, 10, 3), Request(0.0, 20, 2)], 2)
+    yield "two requests at once", *run([Request(0.0, 10, 3), Request(0.0, 20, 2)], 2)
     yield "one slot: the second waits", *run([Request(0.0, 10, 3), Request(0.5, 20, 2)], 1)
     yield (
         "a third takes the slot of the one that is done",
@@ -242,18 +246,19 @@ def check_continuous_batching(continuous_batching, rng):
     hints=(
         "A drafted x comes with probability q(x), and stays with probability min(1, p(x) / q(x)). Multiply, and sum over x.",
         "q(x) · min(1, p(x) / q(x)) is min(q(x), p(x)): nothing is divided, so q(x) = 0 does no harm.",
-        "torch.minimum of the two, summed over the last axis.",
+        "Token by token the smaller of two numbers, then one sum: over the vocabulary, so that each position keeps "
+        "a probability of its own.",
     ),
     mistakes={
-        "This is Σ p q, how often two independent draws are equal. The draft's token need not be the one the target would draw.": (
+        "It is Σ p q, how often two independent draws are equal: a drafted token may stay where the target would have drawn another.": (
             "torch.minimum(target_probs, draft_probs).sum(dim=-1)",
             "(target_probs * draft_probs).sum(dim=-1)",
         ),
-        "This is how likely the token is *not* accepted: the total variation distance.": (
+        "It is how likely the token is *not* accepted, the total variation distance of the two.": (
             "torch.minimum(target_probs, draft_probs).sum(dim=-1)",
             "1 - torch.minimum(target_probs, draft_probs).sum(dim=-1)",
         ),
-        "The mean over the vocabulary, not the sum: a probability that shrinks as the vocabulary grows.": (
+        "The mean is taken over the vocabulary, not the sum: the result shrinks as the vocabulary grows.": (
             "torch.minimum(target_probs, draft_probs).sum(dim=-1)",
             "torch.minimum(target_probs, draft_probs).mean(dim=-1)",
         ),
@@ -261,7 +266,7 @@ def check_continuous_batching(continuous_batching, rng):
             "torch.minimum(target_probs, draft_probs).sum(dim=-1)",
             "torch.minimum(target_probs, draft_probs).sum()",
         ),
-        "Σ q · p / q without the minimum is 1 wherever q is not 0.": (
+        "p / q is not held to 1 at most: q cancels, and Σ p is left, which is 1 where q has no zeros.": (
             "torch.minimum(target_probs, draft_probs).sum(dim=-1)",
             "target_probs.where(draft_probs > 0, 0).sum(dim=-1)",
         ),
@@ -314,11 +319,11 @@ def histogram(draws, vocab):
         "1 to k + 1. So draft at most (tokens still wanted) - 1. Python's for … else is made for this.",
     ),
     mistakes={
-        "After a refusal the token is drawn from the target's p. But the accepted ones have taken a part of p already: draw from what is left of it, max(0, p - q).": (
+        "After a refusal the token is drawn from the target's p, of which the accepted tokens have had their part already: what the draft likes comes too often.": (
             "rest = (p - q).clamp_min(0)",
             "rest = p",
         ),
-        "After a refusal the token is drawn from the draft again.": (
+        "After a refusal the token is drawn from the draft again, so the target has no say in it.": (
             "rest = (p - q).clamp_min(0)",
             "rest = q",
         ),
@@ -330,7 +335,7 @@ def histogram(draws, vocab):
             "if torch.rand((), generator=generator) >= p[x] / q[x]:",
             "if p[x] < q[x]:",
         ),
-        "A token is accepted with probability p(x), not p(x) / q(x).": (
+        "A token is accepted with probability p(x), not p(x) / q(x): most of a good draft is refused.": (
             "if torch.rand((), generator=generator) >= p[x] / q[x]:",
             "if torch.rand((), generator=generator) >= p[x]:",
         ),
@@ -404,7 +409,11 @@ def check_speculative_decode(speculative_decode, rng):
     ids, accepted = speculative_decode(*flat, torch.tensor([0]), 2, 300, 1.0, None, rng)
     yield "300 tokens are distributed as the target's", distance(histogram(ids[1:], 4), p) < 0.115, shown
     # Of a round's 1 + a + a² tokens a + a² are drafted ones, and here a = 0.45.
-    yield "and as many were accepted as theory says", abs(accepted - 118) < 40, shown | {"accepted of 300": "about 118"}
+    yield (
+        "300 tokens: as many are accepted as theory says",
+        abs(accepted - 118) < 40,
+        shown | {"accepted of 300": "about 118"},
+    )
     warm = torch.softmax(p.log().clamp_min(-30) / 4, dim=-1)
     ids, _ = speculative_decode(*flat, torch.tensor([0]), 3, 200, 4.0, None, rng)
     yield (
@@ -417,7 +426,7 @@ def check_speculative_decode(speculative_decode, rng):
     ids, _ = speculative_decode(model_of(after), model_of(wrong), torch.tensor([0]), 2, 150, 1.0, None, rng)
     pairs = histogram(2 * ids[:-1] + ids[1:], 4).view(2, 2)
     shown = {"target": "0 -> (0.9, 0.1), 1 -> (0.5, 0.5)", "draft": "0 -> (0.4, 0.6), 1 -> (0.8, 0.2)"}
-    yield "what follows a 0", distance(pairs[0], after[0].exp()) < 0.13, shown
+    yield "what follows the token 0 is distributed as the target's", distance(pairs[0], after[0].exp()) < 0.13, shown
 
 
 @observes(
@@ -427,7 +436,7 @@ def check_speculative_decode(speculative_decode, rng):
     hints=(
         "Two cases. Is a whole stop string in the text? Then cut before the one that begins first.",
         "Else: does the text end in the beginning of a stop string? For each stop string and each of its beginnings, text.endswith.",
-        "Hold back the longest such beginning: text[: len(text) - held]. Mind held = 0: text[:-0] is empty.",
+        "Hold back the longest such beginning, or nothing. Mind the second case: text[:-0] is not the text, but empty.",
     ),
     mistakes={
         "The stop string itself is sent too.": (
@@ -446,7 +455,7 @@ def check_speculative_decode(speculative_decode, rng):
             "return text[: len(text) - held], False",
             "return text[: max(0, len(text) - max((len(word) - 1 for word in stop), default=0))], False",
         ),
-        "The shortest beginning is held back, not the longest.": (
+        "The shortest beginning is held back, not the longest: the first part of a stop string is sent.": (
             "held = max((n for word",
             "held = min((n for word",
         ),
@@ -454,7 +463,7 @@ def check_speculative_decode(speculative_decode, rng):
             "return text[: len(text) - held], False",
             "return text[:-held], False",
         ),
-        "The last occurrence is found, not the first.": (
+        "The last occurrence is found, not the first: all that stands before it is sent.": (
             "text.find(word)",
             "text.rfind(word)",
         ),
@@ -465,16 +474,16 @@ def check_speculative_decode(speculative_decode, rng):
     },
 )
 def check_stop_at(stop_at, rng):
-    yield "nothing of it in the text", stop_at("one. Two", ["User:"])
-    yield "half of it at the end", stop_at("one. Us", ["User:"])
-    yield "the stop string is there", stop_at("one. User:", ["User:"])
-    yield "and text behind it", stop_at("one. User: hm", ["User:"])
-    yield "twice", stop_at("a\n\nb\n\nc", ["\n\n"])
-    yield "two of them, the second begins first", stop_at("one. END two STOP", ["STOP", "END"])
-    yield "a beginning within a beginning", stop_at("x aab", ["aabaac"])
-    yield "the longest beginning", stop_at("so aa", ["aab"])
-    yield "the beginnings of two", stop_at("so ab", ["bc", "abd"])
-    yield "half of it, but not at the end", stop_at("User one", ["User:"])
+    yield "no stop string in the text", stop_at("one. Two", ["User:"])
+    yield "half a stop string at the end", stop_at("one. Us", ["User:"])
+    yield "a whole stop string", stop_at("one. User:", ["User:"])
+    yield "a stop string, and text behind it", stop_at("one. User: hm", ["User:"])
+    yield "a stop string twice", stop_at("a\n\nb\n\nc", ["\n\n"])
+    yield "two stop strings, the second begins first", stop_at("one. END two STOP", ["STOP", "END"])
+    yield "a stop string that begins like itself", stop_at("x aab", ["aabaac"])
+    yield "two beginnings of a stop string fit", stop_at("so aa", ["aab"])
+    yield "the beginnings of two stop strings", stop_at("so ab", ["bc", "abd"])
+    yield "half a stop string, but not at the end", stop_at("User one", ["User:"])
     yield "no stop strings", stop_at("one", [])
     yield "the whole text is a beginning", stop_at("Us", ["User:"])
     yield "empty text", stop_at("", ["x"])

@@ -24,8 +24,8 @@ def _number(rng, low, high):
         "Split the text into words once. At which words do the windows start, and which is the last that starts one?",
         "A window starts every `size - overlap` words. Starting at word i it is needed only if the one before has not "
         "reached the end: i + overlap < number of words.",
-        "`range(0, max(len(words) - overlap, 1), size - overlap)` are the starts of a text with words; slices may reach "
-        "beyond the end.",
+        "The starts are a range in steps of size - overlap. It ends `overlap` words before the text does, but a "
+        "text with any word has at least one start. Slices may reach beyond the end.",
     ),
     mistakes={
         "The overlap is left out: each window begins where the one before ends.": ("size - overlap) if", "size) if"),
@@ -65,12 +65,18 @@ def check_chunk_text(chunk_text, rng):
     yield "a text shorter than the overlap", chunk_text("a b", 5, 3)
     yield "windows of one word", chunk_text("a b c", 1)
     yield "lines and wide spaces", chunk_text("  one two\nthree   four\t five ", 2, 1)
-    yield "no words", [chunk_text(empty, 3, 1) for empty in ("", " \n ")]
+    yield "texts without words", [chunk_text(empty, 3, 1) for empty in ("", " \n ")]
     for _ in range(3):
         size = _number(rng, 3, 7)
         words = [f"w{i}" for i in range(_number(rng, 8, 30))]
-        yield "words at random", chunk_text(" ".join(words), size, _number(rng, 1, size - 1))
-    yield "refuses sizes", [raised(chunk_text, text, *sizes) for sizes in ((0, 0), (3, 3), (3, -1), (-2, -4))]
+        yield (
+            f"{len(words)} words at random, windows of {size}",
+            chunk_text(" ".join(words), size, _number(rng, 1, size - 1)),
+        )
+    yield (
+        "sizes and overlaps that do not fit are refused",
+        [raised(chunk_text, text, *sizes) for sizes in ((0, 0), (3, 3), (3, -1), (-2, -4))],
+    )
 
 
 def _toy_encoder(rng, dim=8):
@@ -106,8 +112,9 @@ def _toy_encoder(rng, dim=8):
         "divided by its norm. In a batch, what must the mean not see?",
         "`tokenizer(list, padding=True, truncation=True, max_length=..., return_tensors='pt')` pads; give the model the whole batch, "
         "mask included. `attention_mask[:, :, None]` times the states, summed over seq, divided by the mask's sum.",
-        "Sort the numbers of the texts by length, go through them in steps of batch_size, and write each batch's rows back: "
-        "`vectors[rows] = F.normalize(mean, dim=-1)`. `with inference(model):` from week 2 switches gradients and dropout off.",
+        "Sort the numbers of the texts by length, go through them in steps of batch_size, and write each batch's "
+        "vectors to the rows that these numbers name. `with inference(model):` from week 2 switches gradients and "
+        "dropout off.",
     ),
     mistakes={
         "The mean counts the padding too, so a text's vector depends on the longest text of its batch.": (
@@ -134,7 +141,7 @@ def _toy_encoder(rng, dim=8):
             ("(hidden * real).sum(dim=1)", "(F.normalize(hidden, dim=-1) * real).sum(dim=1)"),
             ("F.normalize(mean, dim=-1).float()", "mean.float()"),
         ],
-        "The vectors come back sorted by length: undo the order, else each text gets another one's vector.": (
+        "The vectors come back sorted by length, so each text gets the vector of another.": (
             "vectors[rows] =",
             "vectors[start : start + batch_size] =",
         ),
@@ -142,7 +149,7 @@ def _toy_encoder(rng, dim=8):
             'real = batch["attention_mask"][:, :, None]',
             'real = (batch["attention_mask"] * (batch["input_ids"] > 3))[:, :, None]',
         ),
-        "A text longer than the model's positions makes it fail: cut it with truncation=True and max_length.": (
+        "A text longer than the model's positions makes it fail: such a text was to be cut.": (
             "truncation=True, max_length=limit, ",
             "",
         ),
@@ -150,7 +157,7 @@ def _toy_encoder(rng, dim=8):
             "with inference(model):",
             "with torch.enable_grad():",
         ),
-        "All texts go through the model in one batch, whatever batch_size says: a corpus does not fit into memory.": (
+        "All texts go through the model in one batch, whatever batch_size says: a whole corpus would not fit into memory.": (
             "range(0, len(texts), batch_size)",
             "range(0, len(texts), batch_size := max(len(texts), 1))",
         ),
@@ -165,8 +172,12 @@ def check_embed(embed, rng):
     texts = list(SENTENCES)
     yield "one text", embed(["the old fox"], model, tokenizer), {"texts": ["the old fox"]}
     yield "texts of several lengths in one batch", embed(texts, model, tokenizer), {"texts": texts}
-    yield "the same, one at a time", embed(texts, model, tokenizer, batch_size=1), {"texts": texts, "batch_size": 1}
-    yield "lengths of the vectors", embed(texts, model, tokenizer, 4).norm(dim=1), {"texts": texts, "batch_size": 4}
+    yield (
+        "the same texts, one at a time",
+        embed(texts, model, tokenizer, batch_size=1),
+        {"texts": texts, "batch_size": 1},
+    )
+    yield "the lengths of the vectors", embed(texts, model, tokenizer, 4).norm(dim=1), {"texts": texts, "batch_size": 4}
     shuffled = [texts[i] for i in torch.randperm(len(texts), generator=rng).tolist()]
     yield "another order, batches of two", embed(shuffled, model, tokenizer, 2), {"texts": shuffled, "batch_size": 2}
     long = " ".join(["fox", "saw", "owl"] * 9)
@@ -176,13 +187,13 @@ def check_embed(embed, rng):
     many = [" ".join(WORDS[4 : 5 + i % 12]) for i in range(24)]
     vectors = embed(many, model, tokenizer, batch_size=6)
     told = {"texts": many, "batch_size": 6}
-    yield "largest batch", max((rows for _, _, rows, _ in model.calls), default=0), told
-    yield "the model is in training mode, or keeps gradients", any(a or b for a, b, _, _ in model.calls), told
+    yield "the largest batch", max((rows for _, _, rows, _ in model.calls), default=0), told
+    yield "whether the model is in training mode, or keeps gradients", any(a or b for a, b, _, _ in model.calls), told
     yield "texts of like length share a batch", sum(n * seq for _, _, n, seq in model.calls) < 24 * 10.5, told
     yield "the vectors carry no gradient", not vectors.requires_grad, told
     yield "the model's mode afterwards", model.training, told
     yield (
-        "refuses an empty text and a single str",
+        "an empty text and a single str are refused",
         [raised(embed, bad, model, tokenizer) for bad in (["a dog", " \n"], "a dog")],
         {},
     )
@@ -196,14 +207,18 @@ def check_embed(embed, rng):
         "All cosines are one matrix product, of rows of length 1. Then sort each row.",
         "`F.normalize` divides by the length and leaves a row of zeros alone. Which of torch's sorts keeps equal values in "
         "their order?",
-        "`values, numbers = cosines.sort(dim=-1, descending=True, stable=True)`, and the first k columns of both.",
+        "A sort that is stable and falling keeps equal cosines in the order of their numbers, and gives both: the "
+        "sorted values and where they were. Keep the first k columns of each.",
     ),
     mistakes={
-        "Inner products, not cosines: a long chunk wins for its length.": (
+        "Inner products are taken for cosines: a long vector wins for its length.": (
             "F.normalize(queries, dim=-1) @ F.normalize(chunks, dim=-1).T",
             "queries @ chunks.T",
         ),
-        "The chunks are not brought to length 1.": ("F.normalize(chunks, dim=-1).T", "chunks.T"),
+        "The chunks are not brought to length 1: a long one wins for its length.": (
+            "F.normalize(chunks, dim=-1).T",
+            "chunks.T",
+        ),
         "The queries are not brought to length 1: their order is right, the cosines are not.": (
             "F.normalize(queries, dim=-1)",
             "queries",
@@ -213,7 +228,7 @@ def check_embed(embed, rng):
             "values, numbers = cosines.sort(dim=-1, descending=True, stable=True)",
             "values, numbers = (t.flip(-1) for t in cosines.sort(dim=-1, stable=True))",
         ),
-        "A chunk of zeros gives nan, which sorts before all others: divide by the length only where it is not 0.": (
+        "A chunk of zeros is divided by its length 0: that gives nan, which sorts before all others.": (
             "F.normalize(chunks, dim=-1).T",
             "(chunks / chunks.norm(dim=-1, keepdim=True)).T",
         ),
@@ -245,7 +260,7 @@ def check_top_k_chunks(top_k_chunks, rng):
     with_zeros = torch.cat([chunks[:3], torch.zeros(1, 7)])
     yield "a chunk of zeros", top_k_chunks(queries, with_zeros, 4)[0]
     yield "a query of zeros", top_k_chunks(torch.zeros(1, 7), chunks, 3)
-    yield "refuses k", [raised(top_k_chunks, queries, chunks, k) for k in (0, 12, -1)]
+    yield "a k of 0, 12 or -1 is refused", [raised(top_k_chunks, queries, chunks, k) for k in (0, 12, -1)]
 
 
 def _documents(rng):
@@ -269,7 +284,7 @@ def _documents(rng):
         "as often as it stands there.",
     ),
     mistakes={
-        "The idf is ln(N / df): not zero-safe for what all documents have, and not Lucene's.": (
+        "The idf is ln(N / df): it is 0 for a word that all documents have, and it is not Lucene's.": (
             "math.log(1 + (len(documents) - df + 0.5) / (df + 0.5))",
             "math.log(len(documents) / df)",
         ),
@@ -303,12 +318,12 @@ def _documents(rng):
             "(1 - b + b * lengths / lengths.mean())",
             "(b + (1 - b) * lengths / lengths.mean())",
         ),
-        "The factor k1 + 1 is in the numerator. It changes no order; the formula here, and Lucene's since version 8, has it not.": (
+        "The factor k1 + 1 is in the numerator. It changes no order; the formula here does not have it, nor has Lucene since version 8.": (
             "idf * tf / (tf",
             "idf * (k1 + 1) * tf / (tf",
         ),
         "A word that stands twice in the query counts once.": ("for word in query:", "for word in set(query):"),
-        "A word that no document has raises an error: queries are written by people.": (
+        "A word that no document has raises an error: a query may hold any word, and such a one counts for nothing.": (
             "            if word in gains:\n                numbers, gain = gains[word]\n                row[numbers] += gain",
             "            numbers, gain = gains[word]\n            row[numbers] += gain",
         ),
@@ -331,7 +346,7 @@ def check_bm25_scores(bm25_scores, rng):
     yield "an empty document and an empty query", bm25_scores([[], ["dog"]], [*documents, []])
     yield "a word that no document has", bm25_scores([["zebra", "fox"]], documents)
     bad = (([["a"]], []), ([["a"]], documents, -1.0), ([["a"]], documents, 1.0, 1.5))
-    yield "refuses", [raised(bm25_scores, *arguments) for arguments in bad]
+    yield "no documents, k1 below 0 and b above 1 are refused", [raised(bm25_scores, *arguments) for arguments in bad]
 
 
 @observes(
@@ -341,7 +356,8 @@ def check_bm25_scores(bm25_scores, rng):
     hints=(
         "A sum for each item, in a dictionary. Where does it get its terms from?",
         "Two loops: over the rankings, and over `enumerate(ranking, start=1)`.",
-        "`sorted(sums.items(), key=lambda pair: (-pair[1], pair[0]))` sorts by the sum, and equal ones by the item.",
+        "The key of a sort may be a pair. First the sum, falling (its negative rises), then the item, which decides "
+        "where sums are equal.",
     ),
     mistakes={
         "Ranks are counted from 0: the first place gets 1 / k.": ("start=1", "start=0"),
@@ -349,7 +365,7 @@ def check_bm25_scores(bm25_scores, rng):
             "sums[item] += 1 / (k + rank)",
             "sums[item] += 1 / rank",
         ),
-        "An item's best place counts alone: that two rankings agree should count too.": (
+        "An item's best place counts alone, and that two rankings agree on it counts for nothing.": (
             "sums[item] += 1 / (k + rank)",
             "sums[item] = max(sums[item], 1 / (k + rank))",
         ),
@@ -368,7 +384,7 @@ def check_bm25_scores(bm25_scores, rng):
             "(-pair[1], pair[0])",
             "-pair[1]",
         ),
-        "The ranks are added, not their reciprocals.": (
+        "The ranks are added, not their reciprocals: so a late place earns more than an early one.": (
             "sums[item] += 1 / (k + rank)",
             "sums[item] += k + rank",
         ),
@@ -385,7 +401,7 @@ def check_reciprocal_rank_fusion(reciprocal_rank_fusion, rng):
     order = [torch.randperm(40, generator=rng)[:n].tolist() for n in (9, 6)]
     yield "rankings at random", reciprocal_rank_fusion(order, k=10)
     yield (
-        "refuses an item named twice, and k < 0",
+        "an item named twice and k < 0 are refused",
         [
             raised(reciprocal_rank_fusion, [[1, 2, 1]]),
             raised(reciprocal_rank_fusion, [[1]], -1),
@@ -401,21 +417,27 @@ def check_reciprocal_rank_fusion(reciprocal_rank_fusion, rng):
         "Both numbers look at the first k places only. One counts items, the other looks for a place.",
         "Recall: make sets of the places and of the relevant items, and divide the size of what they share by the number of "
         "relevant items. Reciprocal rank: walk through the places from 1 on and stop at the first hit.",
-        "`next((1 / rank for rank, item in enumerate(places, start=1) if item in wanted), 0.0)`.",
+        "Number the first k places from 1, and look for the first that holds a relevant item: `next` takes the "
+        "first of a generator, or a default where there is none.",
     ),
     mistakes={
-        "That is precision: the hits are divided by k, not by the number of relevant items.": (
+        "The hits are divided by k, not by the number of relevant items: that is precision.": (
             "/ len(wanted))",
             "/ k)",
         ),
-        "It is told whether anything relevant was found, not which share: with several relevant items that is another measure, "
-        "the hit rate.": ("len(wanted & set(places)) / len(wanted)", "float(bool(wanted & set(places)))"),
+        "The result tells whether anything relevant was found, not which share of it: with several relevant items that is another measure, the hit rate.": (
+            "len(wanted & set(places)) / len(wanted)",
+            "float(bool(wanted & set(places)))",
+        ),
         "An item that stands twice in the ranking counts twice, and the recall may exceed 1.": (
             "len(wanted & set(places)) / len(wanted)",
             "sum(item in wanted for item in places) / len(wanted)",
         ),
         "All places are looked at, not the first k.": ("ranked[:, :k].tolist()", "ranked.tolist()"),
-        "Places are counted from 0.": ("enumerate(places, start=1)", "enumerate(places, start=2)"),
+        "Places are counted from 2, so that a hit at the first place gets only 1/2.": (
+            "enumerate(places, start=1)",
+            "enumerate(places, start=2)",
+        ),
         "The rank itself is given, not 1 divided by it.": ("next((1 / rank for", "next((float(rank) for"),
         "The last relevant place counts; it should be the first.": (
             "next((1 / rank for rank, item in enumerate(places, start=1) if item in wanted), 0.0)",
@@ -442,7 +464,10 @@ def check_retrieval_metrics(retrieval_metrics, rng):
     relevant = [set(torch.randperm(14, generator=rng)[: _number(rng, 2, 4)].tolist()) for _ in range(5)]
     yield "rankings at random", retrieval_metrics(wide, relevant, 6)
     bad = (([{1}] * 3, 5), ([{1}] * 3, 0), ([{1}, set(), {2}], 3), ([{1}], 3))
-    yield "refuses", [raised(retrieval_metrics, ranked, *arguments) for arguments in bad]
+    yield (
+        "a k that does not fit, and queries without relevant items, are refused",
+        [raised(retrieval_metrics, ranked, *arguments) for arguments in bad],
+    )
 
 
 FENCED = re.compile(r"<\s*passage\s*>(.*?)<\s*/\s*passage\s*>", flags=re.DOTALL | re.IGNORECASE)
@@ -478,9 +503,9 @@ class _Reader:
         "Three steps: which texts stay, the one message, and what is done with the reply. When must the model not be asked?",
         "A text that holds </passage> would end its own fence, and what follows would read as yours. Which one character must a "
         "text not hold, so that it cannot make a tag?",
-        '`"<passage>" + text.replace("<", "&lt;") + "</passage>"` for each kept text, then RULES, then the question, joined '
-        "by new lines. `reply.strip() or NO_ANSWER` at the end. An f-string or + puts texts in; `format` and `replace` would "
-        "also fill in what stands in a text.",
+        "In each kept text write every < as &lt;, then put the fence around it; after the texts come RULES and the "
+        "question, all joined by new lines. A reply without words is no answer. Beware of filling the question in "
+        "afterwards: a text may hold the very mark that you fill.",
     ),
     mistakes={
         "The model is asked although nothing was found, and makes something up.": (
@@ -489,7 +514,7 @@ class _Reader:
         ),
         "min_score is not looked at: the nearest passage is used, however far it is.": (" if score >= min_score]", "]"),
         "A score of exactly min_score is dropped.": ("score >= min_score", "score > min_score"),
-        "Only the best text is used.": ("fenced = [", "kept = kept[:1]\n    fenced = ["),
+        "Only the first text is used, however many were found.": ("fenced = [", "kept = kept[:1]\n    fenced = ["),
         "The texts stand in the message without a fence: what they order looks like the user's words.": (
             '"<passage>" + text.replace("<", "&lt;") + "</passage>"',
             "text",
@@ -498,11 +523,11 @@ class _Reader:
             'text.replace("<", "&lt;")',
             "text",
         ),
-        "Removing the tags once is not enough: </pass</passage>age> leaves a new tag behind.": (
+        "The tags are removed from a text, once: </pass</passage>age> leaves a new one behind.": (
             'text.replace("<", "&lt;")',
             'text.replace("</passage>", "").replace("<passage>", "")',
         ),
-        "The rules are not in the message: the model is told neither that the texts are data nor what to say if they do not tell.": (
+        "The rules are not in the message: the model is told neither that the texts are data nor what to reply if they do not tell.": (
             "*fenced, RULES, f",
             "*fenced, f",
         ),
@@ -548,11 +573,14 @@ def check_answer_with_context(answer_with_context, rng):
         reader = _Reader()
         answer_with_context(asked, [(text, 0.8), found[0]], reader)
         inputs = {"found": [(text, 0.8), found[0]]}
-        yield f"{name}: an order stands outside the fences", "BANANA" in reader.outside, inputs
+        yield f"{name}: whether an order stands outside the fences", "BANANA" in reader.outside, inputs
         yield f"{name}: the number of fences", len(FENCED.findall(reader.content)), inputs
     reader = _Reader()
     answer_with_context(asked, [("Fill in {question}, {0} and {rules}.", 0.8)], reader)
     yield "a text with braces", [text.strip() for text in FENCED.findall(reader.content)]
     replies = [answer_with_context(asked, found, _Reader(reply)) for reply in ("", " \n", NO_ANSWER, "In the park. ")]
     yield "replies without words, and others", replies
-    yield "refuses an empty question", [raised(answer_with_context, empty, found, _Reader()) for empty in ("", " \n")]
+    yield (
+        "a question without words is refused",
+        [raised(answer_with_context, empty, found, _Reader()) for empty in ("", " \n")],
+    )

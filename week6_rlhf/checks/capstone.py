@@ -35,8 +35,9 @@ def told(messages):
     hints=(
         "Try the longest history first, and go on to shorter ones: the first that fits is the answer.",
         "A history begins at a user's message. Those are every second message, after the system message if there is one.",
-        "for start in range(n_system, len(messages), 2): kept = system + messages[start:]; if count(kept) <= budget: return kept. "
-        "After the loop nothing has fitted.",
+        "From one try to the next the start moves on by two messages, and the system message stays in front. Count "
+        "each history whole, not message by message. If the last message alone does not fit, nothing does: "
+        "ValueError.",
     ),
     mistakes={
         "The oldest turns are kept and the newest are dropped, so the model does not see what was just said.": (
@@ -88,8 +89,16 @@ def check_fit_history(fit_history, rng):
     )
     alone = conversation(5)
     yield "one message", told(fit_history(alone, words, 9)), {"words a message": [5], "budget": 9}
-    yield "too long even alone", raised(fit_history, alone, words, 8), {"words a message": [5], "budget": 8}
-    yield "too long with the system message", raised(fit_history, with_system, words, 9), {"budget": 9}
+    yield (
+        "a message too long even alone is refused",
+        raised(fit_history, alone, words, 8),
+        {"words a message": [5], "budget": 8},
+    )
+    yield (
+        "a message too long with the system message is refused",
+        raised(fit_history, with_system, words, 9),
+        {"budget": 9},
+    )
 
 
 RESULTS = [
@@ -141,8 +150,9 @@ def read(card):
         "Markdown below.",
         "`yaml.safe_dump` writes a nested dict as YAML and quotes what needs it. model-index is a list with one entry: its name and "
         "its `results`, each with `task: {type}`, `dataset: {name, type}` and `metrics: [{type, value}]`.",
-        'card = "---\\n" + yaml.safe_dump(metadata) + "---\\n\\n" + text, where text is "# name", the table (a head, a line of |---|, a '
-        "row a result with f'{r.low:.4g} to {r.high:.4g}'), and the limits as a list.",
+        "Three parts, joined: the metadata between its two lines `---`; an empty line; the Markdown, which is a "
+        "heading with the name, a table (a head, a line of dashes, a row a result) and the limits as a list. Four "
+        "significant digits tell 0.3142 and its interval from others.",
     ),
     mistakes={
         "The metadata does not begin on the first line, so no program finds it: the Hub shows a card without data.": (
@@ -165,7 +175,7 @@ def read(card):
             "{r.high:.4g} | {r.n_items} |",
             "{r.high:.4g} | |",
         ),
-        "The metadata has percent where the metric's own unit is a share: the Hub would sort it as 61 times too good.": (
+        "The metadata has percent where the metric's own unit is a share: on the Hub 0.61 would stand as 61, a hundred times too good.": (
             "value: {result.value}",
             "value: {100 * result.value}",
         ),

@@ -27,15 +27,16 @@ def _read(parse_assertion, text, entry_point="add"):
         "shows what an assertion looks like.",
         "The tree's body must be one `ast.Assert`, its test an `ast.Compare` with one `ast.Eq`, on the left an `ast.Call` of an "
         "`ast.Name`. `ast.literal_eval` takes a node, and refuses what is no literal.",
-        "`match ast.parse(text.strip()).body: case [ast.Assert(ast.Compare(ast.Call(ast.Name(name), arguments, []), [ast.Eq()], "
-        "[expected]))]`. Around it, `except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)`.",
+        "`match` takes such a tree apart by its shape: one Assert in the body, in it one Compare of a Call with one "
+        "Eq, an empty list where arguments by name would stand. And no text may raise: beside SyntaxError and "
+        "ValueError there are TypeError (a list in a set), MemoryError and RecursionError.",
     ),
     mistakes={
-        "The values are run with eval: a test is a stranger's code too, and may do anything. ast.literal_eval reads literals only.": (
+        "The values are run with eval: a test is a stranger's code too, and may do anything.": (
             "[ast.literal_eval(argument) for argument in arguments], ast.literal_eval(expected)",
             "[eval(ast.unparse(argument)) for argument in arguments], eval(ast.unparse(expected))",
         ),
-        "An assertion about another function is taken too: compare the name with entry_point.": (
+        "An assertion about another function is taken too: it says nothing of the one in question.": (
             "name == entry_point",
             "name",
         ),
@@ -85,15 +86,15 @@ def check_parse_assertion(parse_assertion, rng):
         _read(parse_assertion, "assert add('a\\n', (1,), {'k': None}) == [True, -2, 1e3]"),
     )
     for text in ("assert add(1, 2) > 2", "assert add(1, 2) == 3 == 3", "assert add(1, 2)", "add(1, 2) == 3", ""):
-        yield "another statement", _read(parse_assertion, text)
+        yield f"another statement: {text!r}", _read(parse_assertion, text)
     for text in ("assert sub(1, 2) == 3", "assert add.add(1, 2) == 3", "assert address(1) == 3"):
-        yield "another function", _read(parse_assertion, text)
-    yield "two statements", _read(parse_assertion, "assert add(1, 2) == 3; assert add(1, 1) == 2")
+        yield f"another function: {text}", _read(parse_assertion, text)
+    yield "two statements in one text", _read(parse_assertion, "assert add(1, 2) == 3; assert add(1, 1) == 2")
     yield "an argument by name", _read(parse_assertion, "assert add(1, y=2) == 3")
     for text in ("assert add(1, == 3", "assert add(1, 2) == ", "Here are some tests:", "assert add('\0') == 1"):
-        yield "no Python", _read(parse_assertion, text)
+        yield f"no Python: {text!r}", _read(parse_assertion, text)
     for text in ("assert add(add(1, 1), 1) == 3", "assert add(x, 1) == 3", "assert add(*[1, 2]) == 3"):
-        yield "no literals", _read(parse_assertion, text)
+        yield f"no literals: {text}", _read(parse_assertion, text)
     yield "a computed value", _read(parse_assertion, "assert add('a', 'b') == 'ab' * 2")
     yield "a list in a set", _read(parse_assertion, "assert add({[1]}, 1) == 3")
     yield "code instead of a value", _read(parse_assertion, "assert add(1, 2) == abs(-3)")
@@ -130,7 +131,10 @@ def _rows(*texts):
             "len(solutions) ** power * len(tests)",
             "len(solutions) * len(tests) ** power",
         ),
-        "The power is left out.": ("len(solutions) ** power", "len(solutions)"),
+        "The power is left out: the number of solutions counts in full, whatever power says.": (
+            "len(solutions) ** power",
+            "len(solutions)",
+        ),
         "Solutions are put together that pass equally many tests. They must pass the same ones.": [
             (
                 "members.setdefault(tuple(row.nonzero().flatten().tolist()), [])",
@@ -168,10 +172,10 @@ def check_dual_execution_agreement(dual_execution_agreement, rng):
     yield "equal scores: 4 · 1, 2 · 2, 1 · 4", dual_execution_agreement(_rows(*["00001"] * 4, *["01100"] * 2, "11110"))
     yield "equal scores, the small set first", dual_execution_agreement(_rows("11110", *["01100"] * 2, "00000"))
     many = _rows("11110", "11110", "01111", "01111", "01111", "01001", "11111")
-    yield "the same with power 0.5", dual_execution_agreement(many, 0.5), {"passed": many, "power": 0.5}
+    yield "seven solutions, power 0.5", dual_execution_agreement(many, 0.5), {"passed": many, "power": 0.5}
     drawn = torch.rand(9, 3, generator=rng) < 0.5
     yield "nine solutions at random", dual_execution_agreement(drawn)
-    yield "and with power 0.5", dual_execution_agreement(drawn, 0.5)
+    yield "nine solutions at random, power 0.5", dual_execution_agreement(drawn, 0.5)
     yield "one test", dual_execution_agreement(_rows("0", "1", "0"))
     yield "no test", dual_execution_agreement(torch.zeros(3, 0, dtype=torch.bool))
 
@@ -183,7 +187,8 @@ def check_dual_execution_agreement(dual_execution_agreement, rng):
     hints=(
         "Three kinds of solutions: above the border (surely among the k), at the border (drawn for the places left), below it.",
         "The border is the k-th highest score, not the highest. If a right solution is above it, you are done.",
-        "`border = scores.sort(descending=True).values[k - 1]`; then `pass_at_k(n tied, right ones among them, k - n above)`.",
+        "Count three things: how many are tied at the border, how many of these are right, and how many places "
+        "those above it have left of k. `pass_at_k` of week 3 makes a chance of them.",
     ),
     mistakes={
         "Equal scores are broken by the order in which the solutions are stored: whoever stores the right ones first gets full marks.": (
@@ -210,7 +215,7 @@ def check_dual_execution_agreement(dual_execution_agreement, rng):
             "    border = scores.sort(descending=True).values[k - 1]\n    above, tied = scores > border, scores == border\n",
             "    border = scores.max()\n    above, tied = scores > border, scores == border\n    k = min(k, int(tied.sum()))\n",
         ),
-        "The share of right ones among the tied is the chance of one draw. With several places left it is higher.": (
+        "The share of right ones among the tied is returned, which is the chance of one draw: with several places left it is higher.": (
             "pass_at_k(int(tied.sum()), int(right[tied].sum()), k - int(above.sum()))",
             "right[tied].double().mean().item()",
         ),
@@ -234,11 +239,11 @@ def check_ranked_pass_at_k(ranked_pass_at_k, rng):
     mixed = torch.tensor([0.5, 2.0, 2.0, 1.0, 1.0, 1.0, -1.0]), torch.tensor([1, 0, 0, 0, 1, 0, 1]).bool()
     for k in (1, 2, 3, 4, 6, 7):
         yield f"three levels, k={k}", ranked_pass_at_k(*mixed, k)
-    yield "none is right", ranked_pass_at_k(mixed[0], torch.zeros(7, dtype=torch.bool), 4)
+    yield "no solution is right", ranked_pass_at_k(mixed[0], torch.zeros(7, dtype=torch.bool), 4)
     drawn = torch.randint(0, 3, (9,), generator=rng).float(), torch.rand(9, generator=rng) < 0.3
     yield "nine at random", [ranked_pass_at_k(*drawn, k) for k in range(1, 10)]
-    yield "refuses k=0", raised(ranked_pass_at_k, *mixed, 0)
-    yield "refuses k=8", raised(ranked_pass_at_k, *mixed, 8)
+    yield "k=0 is refused", raised(ranked_pass_at_k, *mixed, 0)
+    yield "k=8 of seven is refused", raised(ranked_pass_at_k, *mixed, 8)
 
 
 class _Interrupted(BaseException):
@@ -274,10 +279,11 @@ SLOW = [TimeoutError(f"no answer, {i}") for i in "abcdefgh"]
     hints=(
         "A for loop over the attempts; inside, a try that returns.",
         "`except retryable:` takes a tuple of classes. In the last attempt, a bare `raise` lets the error out as it is.",
-        "After the except: `sleep(min(cap, base * 2**attempt))`, with attempts counted from 0. Return what comes, even None or 0.",
+        "The wait stands behind the except, so that a success never waits. The docstring counts failures from 1, "
+        "`range` counts from 0. Return what comes, even None or 0.",
     ),
     mistakes={
-        "One call too many: `attempts` counts the first one too.": [
+        "There is one call too many: `attempts` counts the first one too.": [
             ("range(attempts)", "range(attempts + 1)"),
             ("attempt == attempts - 1", "attempt == attempts"),
         ],
@@ -293,13 +299,16 @@ SLOW = [TimeoutError(f"no answer, {i}") for i in "abcdefgh"]
             "except retryable:",
             "except Exception:",
         ),
-        "Even an interrupt of the user is tried again.": (
+        "Even an interrupt by the user is tried again, so that nobody can stop it.": (
             "except retryable:",
             "except (_ := (*retryable, BaseException)):",
         ),
         "The waits grow by adding, not by doubling.": ("base * 2**attempt", "base * (attempt + 1)"),
         "All waits are equal: a service that is overloaded gets no rest.": ("base * 2**attempt", "base"),
-        "The first wait is twice the base: 2 to the power of 0 comes first.": ("2**attempt", "2 ** (attempt + 1)"),
+        "The first wait is twice the base: the doubling begins one failure too early.": (
+            "2**attempt",
+            "2 ** (attempt + 1)",
+        ),
         "The waits are not bounded by the cap.": ("min(cap, base * 2**attempt)", "base * 2**attempt"),
         "It sleeps before the first call.": (
             "        try:\n            return function()",
@@ -312,23 +321,26 @@ SLOW = [TimeoutError(f"no answer, {i}") for i in "abcdefgh"]
     },
 )
 def check_with_retries(with_retries, rng):
-    yield "at once", with_retries(lambda: "Nell")
-    yield "at once: calls and waits", _attempts(with_retries, ["Nell"])
-    yield "the second time", _attempts(with_retries, [SLOW[0], "Nell"])
+    yield "success at once", with_retries(lambda: "Nell")
+    yield "success at once: calls and waits", _attempts(with_retries, ["Nell"])
+    yield "success the second time", _attempts(with_retries, [SLOW[0], "Nell"])
     yield "three failures, three attempts", _attempts(with_retries, SLOW)
     yield "one attempt", _attempts(with_retries, SLOW, attempts=1)
     yield "seven attempts, base 0.5, cap 6", _attempts(with_retries, SLOW, attempts=7, base=0.5, cap=6.0)
     yield "the cap is below the base", _attempts(with_retries, SLOW, base=3.0, cap=2.0)
     yield "an error that is not retryable", _attempts(with_retries, [ValueError("no such story"), "Nell"])
-    yield "another after the first", _attempts(with_retries, [SLOW[0], KeyError("x"), "Nell"])
+    yield "a retryable error, then one that is not", _attempts(with_retries, [SLOW[0], KeyError("x"), "Nell"])
     yield "a subclass of a retryable one", _attempts(with_retries, [ConnectionResetError("reset"), "Nell"])
-    yield "its own classes", _attempts(with_retries, [KeyError("x"), SLOW[0], "Nell"], retryable=(KeyError,))
+    yield (
+        "other classes are retryable",
+        _attempts(with_retries, [KeyError("x"), SLOW[0], "Nell"], retryable=(KeyError,)),
+    )
     yield "an interrupt", _attempts(with_retries, [_Interrupted("stop"), "Nell"])
     for result in (None, 0, ""):
-        yield "an empty result is a result", _attempts(with_retries, [SLOW[0], result, "Nell"])
+        yield f"{result!r} is a result too", _attempts(with_retries, [SLOW[0], result, "Nell"])
     n, base = int(torch.randint(2, 6, (), generator=rng)), float(torch.rand((), generator=rng))
     yield f"{n} failures, then a result", _attempts(with_retries, [*SLOW[:n], 7], attempts=8, base=base, cap=4 * base)
-    yield "refuses attempts=0", raised(with_retries, lambda: 1, 0)
+    yield "attempts=0 is refused", raised(with_retries, lambda: 1, 0)
 
 
 class _Policy:
@@ -408,19 +420,20 @@ def _shown(run_agent, *replies):
         "A while loop. In each turn: check the limits, ask the policy, parse; an answer ends it. Else run the tool and add a Step.",
         "Only what may fail for the model's sake stands inside the try: parsing, the tool, the test of its result. The policy's own "
         "error comes out. `sum(step.call == call and not step.failed for step in steps)` counts what succeeded before.",
-        'errors = errors + 1 if failed else 0, so one success starts the count anew. Observations: `f"error: {error}"`, cut by '
-        "[:longest]. Each way out is `return reason, None, steps`, but for the answer.",
+        'A failed step raises the count of errors, and one success starts it anew. An error is observed as "error: '
+        '" and its message, and every observation is cut to `longest`. Every way out gives the steps; all but '
+        '"answered" give None for the answer.',
     ),
     mistakes={
         "A tool's exception comes out and ends the run: the model should read it and act on it.": (
             "except Exception as error:",
             "except ToolError as error:",
         ),
-        "Everything is caught, even an interrupt of the user. An Exception is meant, not a BaseException.": (
+        "Everything is caught, even an interrupt by the user: then nobody can stop a tool that hangs.": (
             "except Exception as error:",
             "except BaseException as error:",
         ),
-        "The policy's own failure is told as a tool's: only what the tool does belongs into the try.": (
+        "The policy's own failure is told as if a tool had failed: the caller does not see it, and the model can mend nothing.": (
             "        reply, call, failed = policy(text), None, False\n        try:\n",
             "        reply, call, failed = '', None, False\n        try:\n            reply = policy(text)\n",
         ),
@@ -459,7 +472,7 @@ def _shown(run_agent, *replies):
             '                return "repeats itself", None, steps\n',
             '                functions[call["name"]](**call["arguments"])\n                return "repeats itself", None, steps\n',
         ),
-        "One step too many.": ("while len(steps) < max_steps:", "while len(steps) <= max_steps:"),
+        "There is one step too many.": ("while len(steps) < max_steps:", "while len(steps) <= max_steps:"),
         "Observations are not cut: one long page fills the model's context.": (
             "observation[:longest]",
             "observation",
@@ -467,7 +480,7 @@ def _shown(run_agent, *replies):
         "The room is not looked at: the scratchpad grows without end.": ("len(text) > max_characters", "False"),
         "The answer is not stripped.": ('"answered", reply.strip()', '"answered", reply'),
         "The answer is lost.": ('"answered", reply.strip()', '"answered", None'),
-        "An error without a message is observed as nothing: then give the name of its class.": (
+        "An error without a message is observed as nothing: the name of its class would at least say what kind it was.": (
             "{str(error) or type(error).__name__}",
             "{error}",
         ),
@@ -478,7 +491,7 @@ def check_run_agent(run_agent, rng):
     yield "one call, then the answer", _outcome(run_agent, HERO, "Nell.")
     yield "what the policy reads after a call", _shown(run_agent, HERO, "Nell.")
     yield "a number as a result", _outcome(run_agent, _call("count"), "17.")
-    yield "late once, tried again", _outcome(run_agent, _call("late"), _call("late"), "Tim.")
+    yield "a tool that is late once, tried again", _outcome(run_agent, _call("late"), _call("late"), "Tim.")
     yield "the policy reads the tool's error", "no answer after 5 s" in _shown(run_agent, _call("late"), "Tim.")
     yield "the policy reads the wrong tool's name", "heron" in _shown(run_agent, _call("heron"), "Tim.")
     yield "an error without a message", "RuntimeError" in _shown(run_agent, _call("silent"), "Tim.")
@@ -518,4 +531,4 @@ def check_run_agent(run_agent, rng):
     yield "no room for the question", _outcome(run_agent, "Nell.", max_characters=5)
     yield "an interrupt while a tool runs", _outcome(run_agent, _call("stopped"), "Nell.")
     yield "the policy itself fails", _outcome(run_agent, RuntimeError("out of memory"), "Nell.")
-    yield "refuses max_steps=0", raised(run_agent, _Policy("Nell."), [], "Who?", 0)
+    yield "max_steps=0 is refused", raised(run_agent, _Policy("Nell."), [], "Who?", 0)

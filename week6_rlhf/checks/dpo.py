@@ -24,11 +24,12 @@ def _scored(rng, batch=3, seq=6, vocab=7):
         "what counts.",
         "`logits[:, :-1]` and `labels[:, 1:]` belong together. `log_softmax` over the vocabulary, then `gather` with the "
         "labels as indices. -100 is no index: replace it before you gather, and leave its place out of the sum afterwards.",
-        "`log_probs.gather(2, safe_targets[..., None])[..., 0]` is (batch, seq - 1). Set what is not counted to 0 with "
-        "`masked_fill`, for -inf * 0 is nan, and sum over dim=1. `.float()` first: 16 bits hold three digits.",
+        "`gather` wants the labels with one axis more, and gives one number for each label, (batch, seq - 1). Set "
+        "what is not counted to 0 with `masked_fill`, for -inf · 0 is nan, and add up each row. Begin with float32: "
+        "16 bits hold three digits.",
     ),
     mistakes={
-        "The logits at t are taken for the token at t itself: they score the next one. Shift by one place.": [
+        "The logits at t are taken for the token at t itself: they are about the next one.": [
             ("targets = labels[:, 1:]", "targets = labels"),
             ("logits[:, :-1]", "logits"),
         ],
@@ -45,15 +46,15 @@ def _scored(rng, batch=3, seq=6, vocab=7):
             ".float()",
         ),
         "The softmax goes over the positions, not over the vocabulary.": ("log_softmax(dim=-1)", "log_softmax(dim=1)"),
-        "Prompt and padding count too, as if they were token 0: leave out the places where the label is -100.": (
+        "Prompt and padding count too, as if their tokens were number 0: a label of -100 says that nothing is scored there.": (
             "chosen.masked_fill(~counted, 0.0).sum(dim=1)",
             "chosen.sum(dim=1)",
         ),
-        "A prompt's token of probability 0 makes the sum nan: -inf * 0 is nan. Use masked_fill or where, not a product.": (
+        "What does not count is multiplied by 0: where a prompt's token has probability 0, -inf · 0 makes the sum nan.": (
             "chosen.masked_fill(~counted, 0.0).sum(dim=1)",
             "(chosen * counted).sum(dim=1)",
         ),
-        "It is the log of a softmax: far below the largest logit the probability is 0, and its log -inf. Use log_softmax.": (
+        "It is the log of a softmax: far below the largest logit the probability is rounded to 0, and its log is -inf.": (
             "log_softmax(dim=-1)",
             "softmax(dim=-1).log()",
         ),
@@ -63,7 +64,7 @@ def _scored(rng, batch=3, seq=6, vocab=7):
             "masked_fill(~counted, 0)[",
             "masked_fill_(~counted, 0)[",
         ),
-        "Logits of 16 bits are added up in 16 bits, which hold three digits of a sum. Use .float() first.": (
+        "Logits of 16 bits are added up in 16 bits, which hold three digits of a sum.": (
             ".float()",
             "",
         ),
@@ -78,15 +79,15 @@ def check_sequence_log_probs(sequence_log_probs, rng):
     yield "logits of thousands", sequence_log_probs(1000 * logits, labels.clone())
     excluded = logits.clone()
     excluded[0, :2, 0] = -torch.inf
-    yield "a token that cannot be, in the prompt", sequence_log_probs(excluded, labels.clone())
+    yield "a prompt with a token of probability 0", sequence_log_probs(excluded, labels.clone())
     yield "logits of 16 bits", sequence_log_probs(logits.bfloat16(), labels.clone())
     leaf = logits.clone().requires_grad_(True)
     found = sequence_log_probs(leaf, labels.clone())
-    yield "with a gradient", found
+    yield "logits that ask for a gradient: the sums", found
     (found * torch.tensor([1.0, -2.0, 3.0])).sum().backward()
-    yield "its gradient", leaf.grad
-    yield "refuses a row without labels", raised(sequence_log_probs, logits, labels.masked_fill(labels > 0, -100))
-    yield "refuses labels of another shape", raised(sequence_log_probs, logits, labels[:, 1:])
+    yield "logits that ask for a gradient: the gradient", leaf.grad
+    yield "a row without labels is refused", raised(sequence_log_probs, logits, labels.masked_fill(labels > 0, -100))
+    yield "labels of another shape are refused", raised(sequence_log_probs, logits, labels[:, 1:])
 
 
 def _answers(rng, batch=5, spread=4.0):
@@ -107,7 +108,7 @@ def _gradients(loss, log_probs, **settings):
 MARGIN = "policy_chosen - policy_rejected - (reference_chosen - reference_rejected).detach()"
 BOTH = "F.logsigmoid(beta * margin), F.logsigmoid(-beta * margin)"
 SMOOTHED = "((1 - label_smoothing) * right + label_smoothing * wrong)"
-NO_GRADIENT = "The reference gets a gradient where it asks for one: detach it, for it must not learn."
+NO_GRADIENT = "A gradient reaches the reference where it asks for one: what holds the policy would then move itself."
 
 
 @observes(
@@ -119,15 +120,15 @@ NO_GRADIENT = "The reference gets a gradient where it asks for one: detach it, f
         "answer than the reference does.",
         "h = (policy_chosen - policy_rejected) - (reference_chosen - reference_rejected), the second bracket detached. "
         "`F.logsigmoid` is finite where `log(sigmoid(...))` is not.",
-        "right = F.logsigmoid(beta * h); wrong = F.logsigmoid(-beta * h); the loss is the mean of "
-        "-(1 - label_smoothing) * right - label_smoothing * wrong.",
+        "β scales h inside both logarithms, with a minus sign in the second. The right label weighs 1 - ε and the "
+        "wrong one ε; then the mean over the batch, and a minus sign in front.",
     ),
     mistakes={
         "The reference is left out: then the loss asks only which answer is likelier, and a short one mostly is.": (
             MARGIN,
             "policy_chosen - policy_rejected",
         ),
-        "The reference is added instead of subtracted: what it preferred already is asked for twice.": (
+        "The reference is added instead of subtracted: what it preferred already counts twice, where it should count for nothing.": (
             "policy_rejected - (reference",
             "policy_rejected + (reference",
         ),
@@ -135,7 +136,7 @@ NO_GRADIENT = "The reference gets a gradient where it asks for one: detach it, f
             BOTH,
             "F.logsigmoid(-beta * margin), F.logsigmoid(beta * margin)",
         ),
-        "The log of a sigmoid is -inf for a pair that is far wrong: use F.logsigmoid.": (
+        "The logarithm is taken of a sigmoid that is rounded to 0: a pair that is far wrong makes the loss infinite.": (
             BOTH,
             "(beta * margin).sigmoid().log(), (-beta * margin).sigmoid().log()",
         ),
@@ -143,7 +144,7 @@ NO_GRADIENT = "The reference gets a gradient where it asks for one: detach it, f
             MARGIN,
             f"({MARGIN}).clamp(-100, 100)",
         ),
-        "beta multiplies the loss, not the margin: then it is part of the learning rate, and holds nothing.": (
+        "beta multiplies the loss, not the margin: then it is part of the learning rate, and holds nothing back.": (
             BOTH,
             "beta * F.logsigmoid(margin), beta * F.logsigmoid(-margin)",
         ),
@@ -161,13 +162,16 @@ NO_GRADIENT = "The reference gets a gradient where it asks for one: detach it, f
             "(policy_chosen - reference_chosen.detach()).exp() - (policy_rejected - reference_rejected.detach()).exp()",
         ),
         NO_GRADIENT: (".detach()", ""),
-        "No gradient reaches the policy: only the reference is to be detached.": (MARGIN, f"({MARGIN}).detach()"),
-        "label_smoothing is not used.": (SMOOTHED, "right"),
+        "No gradient reaches the policy either: the whole margin is detached, and nothing is learnt.": (
+            MARGIN,
+            f"({MARGIN}).detach()",
+        ),
+        "label_smoothing is not used: every label counts as certain.": (SMOOTHED, "right"),
         "ε is split over both labels, as in a classifier's label smoothing: here ε itself is the chance of a wrong one.": (
             SMOOTHED,
             "((1 - label_smoothing / 2) * right + label_smoothing / 2 * wrong)",
         ),
-        "This is robust DPO (TRL's `robust`), which subtracts the wrong label's term; the conservative loss adds it.": (
+        "The wrong label's term is subtracted: that is robust DPO (TRL's `robust`), and the conservative loss adds it.": (
             SMOOTHED,
             "((1 - label_smoothing) * right - label_smoothing * wrong).div(1 - 2 * label_smoothing)",
         ),
@@ -185,12 +189,12 @@ def check_dpo_loss(dpo_loss, rng):
     yield "the gradients", _gradients(dpo_loss, log_probs, beta=0.4, label_smoothing=0.1)
     far = [torch.tensor([-9000.0, -20.0]), torch.tensor([-20.0, -9000.0]), zero - 50, zero - 50]
     yield "a pair that is far wrong, one that is far right", dpo_loss(*far, beta=0.5)
-    yield "their gradients", _gradients(dpo_loss, far, beta=0.5)
-    yield "refuses beta=0", raised(dpo_loss, *log_probs, beta=0.0)
-    yield "refuses beta=-0.1", raised(dpo_loss, *log_probs, beta=-0.1)
-    yield "refuses label_smoothing=0.5", raised(dpo_loss, *log_probs, label_smoothing=0.5)
-    yield "refuses another number of answers", raised(dpo_loss, *log_probs[:3], log_probs[3][:1])
-    yield "refuses no pairs", raised(dpo_loss, *(one[:0] for one in log_probs))
+    yield "a pair that is far wrong, one that is far right: the gradients", _gradients(dpo_loss, far, beta=0.5)
+    yield "beta=0 is refused", raised(dpo_loss, *log_probs, beta=0.0)
+    yield "beta=-0.1 is refused", raised(dpo_loss, *log_probs, beta=-0.1)
+    yield "label_smoothing=0.5 is refused", raised(dpo_loss, *log_probs, label_smoothing=0.5)
+    yield "different numbers of answers are refused", raised(dpo_loss, *log_probs[:3], log_probs[3][:1])
+    yield "a batch without pairs is refused", raised(dpo_loss, *(one[:0] for one in log_probs))
 
 
 @observes(
@@ -200,7 +204,8 @@ def check_dpo_loss(dpo_loss, rng):
     hints=(
         "Equation 5 of the paper, without its last term.",
         "A log of a ratio is a difference of logarithms.",
-        "beta * (policy - reference), and .detach() at the end.",
+        "Policy less reference, and beta scales the difference. The result is there to be watched: nothing flows "
+        "back through it.",
     ),
     mistakes={
         "beta is left out: that is the log-ratio, not the reward.": ("beta * (policy", "(policy"),
@@ -216,7 +221,7 @@ def check_dpo_loss(dpo_loss, rng):
             "(policy - reference)",
             "(policy - reference).exp()",
         ),
-        "It is divided by beta: the same change of the policy means a larger reward where beta is larger.": (
+        "It is divided by beta, though the same change of the policy means a larger reward where beta is larger.": (
             "beta * (policy - reference)",
             "(policy - reference).div(beta)",
         ),
@@ -224,7 +229,7 @@ def check_dpo_loss(dpo_loss, rng):
             "(policy - reference)",
             "policy",
         ),
-        "The gradient still flows: rewards are watched here, not trained on. Detach them.": (".detach()", ""),
+        "The gradient still flows: these rewards are watched, not trained on.": (".detach()", ""),
         "The batch's mean is subtracted: an answer's reward must not depend on the other answers.": (
             "(policy - reference)",
             "(policy - reference - (policy - reference).mean())",
@@ -237,8 +242,8 @@ def check_implicit_rewards(implicit_rewards, rng):
     yield "five answers, beta=0.7", implicit_rewards(policy, reference, beta=0.7)
     found = implicit_rewards(policy.clone().requires_grad_(True), reference)
     yield "does a gradient flow?", getattr(found, "requires_grad", "no tensor")
-    yield "refuses beta=0", raised(implicit_rewards, policy, reference, beta=0.0)
-    yield "refuses another number of answers", raised(implicit_rewards, policy, reference[:2])
+    yield "beta=0 is refused", raised(implicit_rewards, policy, reference, beta=0.0)
+    yield "different numbers of answers are refused", raised(implicit_rewards, policy, reference[:2])
 
 
 @observes(
@@ -248,7 +253,8 @@ def check_implicit_rewards(implicit_rewards, rng):
     hints=(
         "The same margin as in `dpo_loss`. Only what is done with it differs.",
         "The margin has a goal, 1 / (2 τ): the loss is the squared distance from it, on either side.",
-        "(margin - 1 / (2 * tau)).square().mean(), with the reference's part of the margin detached.",
+        "Subtract the goal from the margin, square, and average over the batch. The reference's part of the margin "
+        "is detached, as in `dpo_loss`.",
     ),
     mistakes={
         "The goal is 1 / τ; equation 17 has half of that.": ("1 / (2 * tau)", "1 / tau"),
@@ -264,8 +270,14 @@ def check_implicit_rewards(implicit_rewards, rng):
             "(margin - 1 / (2 * tau))",
             "(1 / (2 * tau) - margin).clamp(min=0)",
         ),
-        "The reference is left out of the margin.": (MARGIN, "policy_chosen - policy_rejected"),
-        "Chosen and rejected are exchanged.": ("(margin - 1", "(-margin - 1"),
+        "The reference is left out of the margin, so nothing holds the policy to it.": (
+            MARGIN,
+            "policy_chosen - policy_rejected",
+        ),
+        "Chosen and rejected are exchanged: the policy is drawn to the answer that nobody wanted.": (
+            "(margin - 1",
+            "(-margin - 1",
+        ),
         "It is the absolute distance, not its square.": (".square()", ".abs()"),
         "It is the sum over the batch, not the mean.": (".mean()", ".sum()"),
         "The margins are averaged before the square: pairs on both sides of the goal cancel.": (
@@ -284,8 +296,8 @@ def check_ipo_loss(ipo_loss, rng):
     yield "five pairs", ipo_loss(*log_probs)
     yield "five pairs, tau=0.5", ipo_loss(*log_probs, tau=0.5)
     yield "the gradients", _gradients(ipo_loss, log_probs, tau=0.3)
-    yield "refuses tau=0", raised(ipo_loss, *log_probs, tau=0.0)
-    yield "refuses another number of answers", raised(ipo_loss, *log_probs[:3], log_probs[3][:1])
+    yield "tau=0 is refused", raised(ipo_loss, *log_probs, tau=0.0)
+    yield "different numbers of answers are refused", raised(ipo_loss, *log_probs[:3], log_probs[3][:1])
 
 
 class _Policy(nn.Module):
@@ -314,7 +326,8 @@ def _learning(model):
     hints=(
         "A second name for the same object is no second model. What makes one, weights and all?",
         "`copy.deepcopy` copies a module with its weights; `copy.copy` makes a new shell around the same ones.",
-        "copy.deepcopy(policy), then .eval() and .requires_grad_(False), both on the copy: they return it.",
+        "The deep copy, and it alone, needs two things more: evaluation mode, which ends dropout, and parameters "
+        "that ask for no gradient. A module has a method for each, and both return the module.",
     ),
     mistakes={
         "The policy itself comes back, frozen: it can no longer learn, and is its own reference.": (
@@ -329,7 +342,7 @@ def _learning(model):
             "copy.deepcopy(policy).eval().requires_grad_(False)",
             "copy.copy(policy).eval().requires_grad_(False)",
         ),
-        "The copy still has its dropout: the reference would give another log-probability each time. Call eval().": (
+        "The copy still has its dropout: the reference would give another log-probability each time.": (
             ".eval()",
             "",
         ),
@@ -345,7 +358,7 @@ def _learning(model):
             "copy.deepcopy(policy).eval().requires_grad_(False)",
             "copy.deepcopy(policy.requires_grad_(False)).eval()",
         ),
-        "The policy's gradients are thrown away: leave the policy as it was.": (
+        "The policy's gradients are thrown away: it was to stay as it was.": (
             "    return copy",
             "    policy.zero_grad()\n    return copy",
         ),

@@ -21,7 +21,7 @@ from week6_rlhf.solutions.multimodal import IMAGE_ID
         "right, then down. The numbers of one patch are (channel p q).",
     ),
     mistakes={
-        "The patches go down first, then across: the last letter of a bracket moves fastest, so write (down across).": (
+        "The patches go down first, then across: they were to be read like the words of a page, line by line.": (
             "(down across) (channel p q)",
             "(across down) (channel p q)",
         ),
@@ -30,15 +30,15 @@ from week6_rlhf.solutions.multimodal import IMAGE_ID
             "(p q channel)",
         ),
         "A patch is read column by column: it is transposed.": ("(channel p q)", "(channel q p)"),
-        'Only reshaped: then a "patch" is a strip of the picture\'s rows, no square.': (
+        'The pixels are only reshaped: a "patch" is then a strip of the picture\'s rows, no square.': (
             "return rearrange(pixels, cut, p=patch_size, q=patch_size)",
             "return pixels.reshape(len(pixels), -1, pixels.shape[1] * patch_size**2)",
         ),
-        "A patch holds every n-th pixel of the whole picture: (p down) splits the axis the wrong way round.": (
+        "A patch holds every n-th pixel of the whole picture: the axis is split into places within a patch first, and patches second.": (
             "(down p) (across q) ->",
             "(p down) (q across) ->",
         ),
-        "Each channel gives patches of its own: a patch has the numbers of all channels.": (
+        "Each channel gives patches of its own: one patch was to have the numbers of all channels.": (
             "(down across) (channel p q)",
             "(channel down across) (p q)",
         ),
@@ -59,7 +59,7 @@ def check_patchify(patchify, rng):
     leaf, weights = pixels.clone().requires_grad_(), torch.randn(2, 6, 12, generator=rng)
     (patchify(leaf, 2) * weights).sum().backward()
     yield "the gradient for the pixels", leaf.grad
-    yield "refuses a picture that the patches do not fill", raised(patchify, pixels, 4)
+    yield "a picture that the patches do not fill is refused", raised(patchify, pixels, 4)
 
 
 @observes(
@@ -69,37 +69,37 @@ def check_patchify(patchify, rng):
     hints=(
         "Make a table with a row for each image and a column for each text, and in each cell how alike the two are. The right "
         "cell of each row is known. What loss do you use when one of n is right?",
-        "`F.normalize(images, dim=-1)` makes every embedding one long, so `images @ texts.T` is the table of cosines. Multiply "
-        "by log_scale.exp(). The right column of row i is i: torch.arange(len(images)).",
-        "`F.cross_entropy(logits, own)` asks each image for its text; the same with `logits.T` asks each text for its image. "
-        "Return their mean.",
+        "`F.normalize` brings every embedding to length 1, so one matrix product is the table of cosines; the scale "
+        "is the exponential of log_scale. The right column of row i is i: torch.arange(len(images)).",
+        "A cross-entropy over the rows asks each image for its text. The table transposed, the same asks each text "
+        "for its image. Return the mean of the two.",
     ),
     mistakes={
-        "The embeddings are not made one long: then a long vector is like everything. Use cosines.": (
+        "The embeddings are not brought to length 1: a long vector is then like everything.": (
             "    images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)\n",
             "",
         ),
-        "Only the images are asked for their text. Each text must be asked for its image too: cross-entropy of logits.T.": (
+        "Only the images are asked for their text: that each text should find its image counts for nothing.": (
             "F.cross_entropy(logits.T, own)",
             "F.cross_entropy(logits, own)",
         ),
-        "The two losses are added: it should be their mean.": (
+        "The two losses are added: their mean was asked for.": (
             "F.cross_entropy(logits.T, own)) / 2",
             "F.cross_entropy(logits.T, own))",
         ),
-        "log_scale is used as the scale itself: it is its logarithm, so that the scale stays positive. Take exp().": (
+        "log_scale is used as the scale itself. It is its logarithm, so that whatever is learnt the scale stays positive.": (
             "log_scale.exp() * images",
             "log_scale * images",
         ),
-        "The cosines are divided by the scale: exp(log_scale) is one over the temperature, so multiply.": (
+        "The cosines are divided by the scale. It is one over the temperature: the larger it is, the sharper the softmax should be.": (
             "log_scale.exp() * images",
             "(-log_scale).exp() * images",
         ),
-        "No gradient reaches log_scale: the temperature is learnt too.": (
+        "No gradient reaches log_scale, so the temperature is never learnt.": (
             "log_scale.exp() * images",
             "log_scale.detach().exp() * images",
         ),
-        "The embeddings are normalised over the batch (dim=0): each row, dim=-1, must be one long.": (
+        "The embeddings are normalised over the batch: it is each row that should have length 1.": (
             "F.normalize(images, dim=-1), F.normalize(texts, dim=-1)",
             "F.normalize(images, dim=0), F.normalize(texts, dim=0)",
         ),
@@ -111,7 +111,7 @@ def check_patchify(patchify, rng):
             "return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2",
             "return F.binary_cross_entropy_with_logits(logits, torch.eye(len(own)), reduction='sum') / len(own)",
         ),
-        "The losses of the batch are summed: the mean does not grow with the batch.": (
+        "The losses of the batch are summed, not averaged, and so grow with the batch.": (
             "return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2",
             "return (F.cross_entropy(logits, own, reduction='sum') + F.cross_entropy(logits.T, own, reduction='sum')) / 2",
         ),
@@ -132,8 +132,8 @@ def check_contrastive_loss(contrastive_loss, rng):
     contrastive_loss(*leaves).backward()
     for name, leaf in zip(("the images", "the texts", "log_scale"), leaves, strict=True):
         yield f"the gradient for {name}", torch.zeros(1) if leaf.grad is None else leaf.grad
-    yield "refuses a single pair", raised(contrastive_loss, images[:1], texts[:1], scale)
-    yield "refuses other numbers of images and texts", raised(contrastive_loss, images, texts[:4], scale)
+    yield "a single pair is refused", raised(contrastive_loss, images[:1], texts[:1], scale)
+    yield "different numbers of images and texts are refused", raised(contrastive_loss, images, texts[:4], scale)
 
 
 @observes(
@@ -145,15 +145,16 @@ def check_contrastive_loss(contrastive_loss, rng):
         "become one token; in the row of 16 patches they are numbers 0, 1, 4 and 5.",
         "w_in reads d_image * merge**2 numbers. To bring neighbours together, split the patch axis into (down, r, across, c): "
         "which square down, which row in it, which square across, which column in it.",
-        'rearrange(features, "batch (down r across c) d -> batch (down across) (r c d)", …), then w_out(F.gelu(w_in(·))).',
+        "Split on the left as (down r across c). On the right, down and across number the squares, and r, c and d "
+        "are the numbers of one square, in this order. Then the two maps, with the exact GELU between them.",
     ),
     mistakes={
         "There is no GELU between the maps: two linear maps in a row are one.": (
             "F.gelu(self.w_in(merged))",
             "self.w_in(merged)",
         ),
-        "ReLU in place of GELU.": ("F.gelu(self.w_in(merged))", "F.relu(self.w_in(merged))"),
-        "GELU in its tanh form: GPT-2 has that; LLaVA's projector has the exact one, F.gelu's default.": (
+        "There is a ReLU in the place of the GELU.": ("F.gelu(self.w_in(merged))", "F.relu(self.w_in(merged))"),
+        "The GELU is the tanh form, which GPT-2 has: LLaVA's projector has the exact one.": (
             "F.gelu(self.w_in(merged))",
             "F.gelu(self.w_in(merged), approximate='tanh')",
         ),
@@ -166,15 +167,15 @@ def check_contrastive_loss(contrastive_loss, rng):
             "batch (down across) (r c d)",
             "batch (across down) (r c d)",
         ),
-        "The features of a square are interleaved: one patch's features should stand together, (r c d).": (
+        "The features of a square are interleaved: those of one patch should stand together.": (
             "(r c d)",
             "(d r c)",
         ),
-        "A GELU after w_out too: an embedding of the language model has negative numbers of every size.": (
+        "There is a GELU after w_out too: an embedding of the language model has negative numbers of every size.": (
             "return self.w_out(F.gelu(self.w_in(merged)))",
             "return F.gelu(self.w_out(F.gelu(self.w_in(merged))))",
         ),
-        "The patches of a square are averaged: then w_in cannot tell which was where. Join their features.": [
+        "The patches of a square are averaged: w_in then cannot tell which was where.": [
             ("nn.Linear(d_image * merge**2, d_model)", "nn.Linear(d_image, d_model)"),
             (
                 "merged = rearrange(features, squares, down=down, across=down, r=self.merge, c=self.merge)",
@@ -207,8 +208,8 @@ def check_ImageProjector(ImageProjector, rng):
     (out * torch.randn(1, 4, d_model, generator=rng)).sum().backward()
     yield "the gradient for the features", six.grad, {"merge": 3, "features": six.detach()}
     yield "the gradient for w_in", projector.w_in.weight.grad, {"merge": 3, "features": six.detach()}
-    yield "refuses 16 patches for merge 3", raised(projector, features), {"merge": 3, "features": features}
-    yield "refuses 15 patches", raised(ImageProjector(d_image, d_model), features[:, :15]), {"merge": 1}
+    yield "16 patches for merge 3 are refused", raised(projector, features), {"merge": 3, "features": features}
+    yield "15 patches are refused", raised(ImageProjector(d_image, d_model), features[:, :15]), {"merge": 1}
 
 
 @observes(
@@ -240,11 +241,11 @@ def check_ImageProjector(ImageProjector, rng):
             "lengths = torch.tensor([len(row) for row in rows], device=token_ids.device)",
             "lengths = attention_mask.sum(dim=1)",
         ),
-        "Padding is kept as if it were text: leave out what attention_mask hides, then pad anew.": (
+        "Padding is kept as if it were text: what attention_mask hides was to be left out before the rows are padded anew.": (
             "        ids, goal = ids[mask], goal[mask]\n",
             "",
         ),
-        "The labels are padded with 0, which is a token: -100 does not count.": (
+        "The labels are padded with 0, which is a token: the loss would count it.": (
             "padding_value=-100",
             "padding_value=0",
         ),
@@ -259,7 +260,7 @@ def check_ImageProjector(ImageProjector, rng):
                 "torch.arange(int(lengths.max())) >= lengths.max() - lengths[:, None]",
             ),
         ],
-        "No gradient reaches the pictures, so the projector would learn nothing: do not detach.": (
+        "No gradient reaches the pictures, so the projector would learn nothing.": (
             "parts += [embed(ids[start:place]), image]",
             "parts += [embed(ids[start:place]), image.detach()]",
         ),
@@ -294,8 +295,8 @@ def check_splice_image_tokens(splice_image_tokens, rng):
     none, x = picture(0, 3), IMAGE_ID
     yield "no picture", spliced([[1, 2, 3]], [none])
     yield "one picture of three tokens", spliced([[1, x, 2, 3]], [picture(1, 3)])
-    yield "at the beginning and at the end", spliced([[x, 1, 2, x]], [picture(2, 2)])
-    yield "two side by side", spliced([[x, x, 1]], [picture(2, 2)])
+    yield "a picture at the beginning and one at the end", spliced([[x, 1, 2, x]], [picture(2, 2)])
+    yield "two pictures side by side", spliced([[x, x, 1]], [picture(2, 2)])
     yield (
         "rows with none, one and two pictures",
         spliced(
@@ -312,10 +313,10 @@ def check_splice_image_tokens(splice_image_tokens, rng):
     (merged["embeddings"] * weights).sum().backward()
     yield "the gradient for the pictures", torch.zeros(1) if leaf.grad is None else leaf.grad
     yield "the gradient for the embeddings of the text", embed.weight.grad
-    yield "refuses a picture too few", raised(spliced, [[1, x, 2, x]], [picture(1, 2)])
-    yield "refuses a picture too many", raised(spliced, [[1, x, 2, 3]], [picture(2, 2)])
+    yield "a picture too few is refused", raised(spliced, [[1, x, 2, x]], [picture(1, 2)])
+    yield "a picture too many is refused", raised(spliced, [[1, x, 2, 3]], [picture(2, 2)])
     yield (
-        "refuses pictures that belong to another row",
+        "pictures that belong to another row are refused",
         raised(spliced, [[1, x, 2], [1, 3, 2]], [none, picture(1, 2)]),
     )
 
@@ -329,8 +330,9 @@ def check_splice_image_tokens(splice_image_tokens, rng):
         "mask asks *whose* patch it is instead of *when*.",
         "Lay the patches of all pictures of a row side by side: (batch, image * patch, d_image). Patch number j belongs to picture "
         "j // n_patches; a token sees it where that equals its image_index.",
-        "A token with -1 sees no key: fill with the lowest finite number, not -inf, so that the softmax stays finite, and multiply "
-        "what comes out by (image_index >= 0)[..., None]. Then x + tanh(gate) · w_o(heads).",
+        "A token with -1 sees no key: fill with the lowest finite number, not -inf, so that the softmax stays "
+        "finite, and let nothing of what comes out reach such a token. What is left goes through w_o, is scaled by "
+        "tanh(gate), and is added to x.",
     ),
     mistakes={
         "The gate goes in without tanh: tanh keeps it between -1 and 1.": (
@@ -358,9 +360,12 @@ def check_splice_image_tokens(splice_image_tokens, rng):
             "self.gate.tanh() * seen * (image_index >= 0)[..., None]",
             "self.gate.tanh() * seen",
         ),
-        "The scores are not divided by √d_head.": (" * q.shape[-1] ** -0.5)", ")"),
+        "The scores are not divided by √d_head, so the softmax saturates as heads get wider.": (
+            " * q.shape[-1] ** -0.5)",
+            ")",
+        ),
         "The scores are divided by √d_model: each head is d_head wide.": ("q.shape[-1] ** -0.5", "x.shape[-1] ** -0.5"),
-        "One head does it all: split queries, keys and values into n_heads.": (
+        "One head does it all: each of n_heads should look at the picture in its own way.": (
             "rearrange(part, split, head=self.n_heads)",
             "rearrange(part, split, head=1)",
         ),

@@ -40,7 +40,7 @@ def normal(rng, *shape):
             "(log_r.exp() - 1) - log_r",
             "log_r.exp() - 1",
         ),
-        "k3 is never negative and 0 where both agree; here it is 1 there: subtract 1 from r.": (
+        "k3 lacks the - 1: where policy and reference agree it is 1, and should be 0.": (
             "(log_r.exp() - 1) - log_r",
             "log_r.exp() - log_r",
         ),
@@ -58,8 +58,8 @@ def check_kl_penalty(kl_penalty, rng):
         yield f"{kind} far apart", kl_penalty(*far, kind)
     policy = log_probs.clone().requires_grad_()
     yield "k3's gradient", torch.autograd.grad(kl_penalty(policy, reference, "k3").sum(), policy)[0]
-    yield "refuses another kind", raised(kl_penalty, log_probs, reference, "k4")
-    yield "refuses other shapes", raised(kl_penalty, log_probs, reference[:1], "k1")
+    yield "a kind that does not exist is refused", raised(kl_penalty, log_probs, reference, "k4")
+    yield "different shapes are refused", raised(kl_penalty, log_probs, reference[:1], "k1")
 
 
 @observes(
@@ -103,7 +103,7 @@ def check_kl_penalty(kl_penalty, rng):
             "torch.where(mask, -beta * kl, 0.0)",
             "-beta * kl",
         ),
-        "Multiplying by the mask keeps what is nan on padding: nan times 0 is nan. Choose with torch.where.": (
+        "The mask is multiplied in, which keeps what is nan on padding: nan times 0 is nan.": (
             "torch.where(mask, -beta * kl, 0.0)",
             "-beta * kl * mask",
         ),
@@ -139,9 +139,9 @@ def check_token_rewards(token_rewards, rng):
     hole = torch.where(mask, kl, torch.nan)
     yield "nan where mask is False", token_rewards(scores, hole, mask, ended, 0.1)
     yield "a KL estimate that is negative", token_rewards(scores[1:], -kl[1:], mask[1:], ended[1:], 0.2)
-    yield "refuses a score that is nan", raised(token_rewards, scores.log(), kl, mask, ended, 0.1)
-    yield "refuses a reply without tokens", raised(token_rewards, scores, kl, mask & mask[:1], ended, 0.1)
-    yield "refuses other shapes", raised(token_rewards, scores, kl[:, :4], mask, ended, 0.1)
+    yield "a score that is nan is refused", raised(token_rewards, scores.log(), kl, mask, ended, 0.1)
+    yield "a reply without tokens is refused", raised(token_rewards, scores, kl, mask & mask[:1], ended, 0.1)
+    yield "different shapes are refused", raised(token_rewards, scores, kl[:, :4], mask, ended, 0.1)
 
 
 @observes(
@@ -152,8 +152,8 @@ def check_token_rewards(token_rewards, rng):
         "Go from the last step to the first. Each advantage needs two things of the step after it: its value and its advantage.",
         "Keep `following_value` (next_value at first) and `following_advantage` (0 at first). Where dones[:, t] is True, "
         "neither of them counts at t.",
-        "With goes_on = 1 where not done: delta = r + gamma * goes_on * following_value - value; advantage = delta + "
-        "gamma * lam * goes_on * following_advantage. Then both move one step back.",
+        "Let a number be 1 where the episode goes on and 0 where it is done. Both things of the step after are "
+        "multiplied by it: the value inside δ, and the advantage behind γλ. Then both move one step back.",
     ),
     mistakes={
         "δ looks over the end of an episode: the value of the next episode's first state is counted for this one.": (
@@ -192,7 +192,7 @@ def check_token_rewards(token_rewards, rng):
             "following_value - values[:, t]",
             "following_value",
         ),
-        "The returns are the advantages: the value must be added back, for it is what the value head should have said.": (
+        "The returns are the advantages, without the value: the value head is then trained on what it got wrong, not on what it should say.": (
             "return advantages, advantages + values",
             "return advantages, advantages.clone()",
         ),
@@ -221,12 +221,12 @@ def check_gae(gae, rng):
     sparse[:, -1] = torch.tensor([3.0, -2.0])
     yield "a reward at the end only", gae(sparse, values, running, 1.0, 0.95, torch.zeros(2))
     yield "one step", gae(rewards[:, :1], values[:, :1], middle[:, :1], 0.9, 0.5, next_value)
-    yield "the row alone", gae(rewards[1:], values[1:], middle[1:], 0.95, 0.6, next_value[1:])
+    yield "the second row alone", gae(rewards[1:], values[1:], middle[1:], 0.95, 0.6, next_value[1:])
     bad = rewards.clone()
     bad[1, 2] = torch.nan
-    yield "refuses a reward that is nan", raised(gae, bad, values, middle, 0.9, 0.8, next_value)
-    yield "refuses γ above 1", raised(gae, rewards, values, middle, 1.1, 0.8, next_value)
-    yield "refuses other shapes", raised(gae, rewards, values[:, :4], middle, 0.9, 0.8, next_value)
+    yield "a reward that is nan is refused", raised(gae, bad, values, middle, 0.9, 0.8, next_value)
+    yield "a γ above 1 is refused", raised(gae, rewards, values, middle, 1.1, 0.8, next_value)
+    yield "different shapes are refused", raised(gae, rewards, values[:, :4], middle, 0.9, 0.8, next_value)
 
 
 def _gradient(loss_of, leaf):
@@ -247,7 +247,8 @@ MASK = torch.tensor([[1, 1, 1, 1, 0], [0, 1, 0, 0, 0], [1, 1, 0, 0, 0]]).bool()
         "difference of their logarithms.",
         "Two candidates: ratio times advantage, and clamped ratio times advantage. The paper maximises the smaller one; a loss "
         "is minimised.",
-        "`ratio = (log_probs[mask] - old_log_probs[mask]).exp()`; then minus the mean of torch.min of the two candidates.",
+        "A tensor indexed with the mask is a vector of the real tokens. Of two such vectors `torch.min` takes the "
+        "smaller number in each place; then one mean, and a minus sign.",
     ),
     mistakes={
         "The larger of the two is maximised: then the policy is paid most for just what the clip should stop.": (
@@ -270,22 +271,22 @@ MASK = torch.tensor([[1, 1, 1, 1, 0], [0, 1, 0, 0, 0], [1, 1, 0, 0, 0]]).bool()
             "ratio.clamp(1 - clip, 1 + clip)",
             "ratio.clamp(-clip, clip)",
         ),
-        "The ratio is turned: it is the new probability over the old one.": (
+        "The ratio is upside down: the old probability stands over the new one.": (
             "log_probs[mask] - old_log_probs[mask]",
             "old_log_probs[mask] - log_probs[mask]",
         ),
         "exp is missing: the difference of the logarithms is not the ratio.": (".exp()", ""),
         "The sign is missing: the optimizer would make rewarded tokens less likely.": ("-torch.min(", "torch.min("),
-        "The mean counts prompt and padding too.": [
+        "The mean counts prompt and padding too, so the loss shrinks as they grow.": [
             ("(log_probs[mask] - old_log_probs[mask])", "torch.where(mask, log_probs - old_log_probs, 0.0)"),
             ("advantage = advantages[mask]", "advantage = torch.where(mask, advantages, 0.0)"),
         ],
-        "Each row has its own mean first, so a token of a short reply counts more. One mean over all tokens was asked for.": [
+        "Each row has its own mean first, so a token of a short reply counts more: one mean over all tokens was asked for.": [
             ("(log_probs[mask] - old_log_probs[mask])", "torch.where(mask, log_probs - old_log_probs, 0.0)"),
             ("advantage = advantages[mask]", "advantage = torch.where(mask, advantages, 0.0)"),
             (" * advantage).mean()", " * advantage).sum(dim=1).div(mask.sum(dim=1)).mean()"),
         ],
-        "The mask is multiplied in at the end: nan times 0 is nan. Take the real tokens out first.": [
+        "The mask is multiplied in at the end, when padding has been reckoned with already: nan times 0 is nan.": [
             ("(log_probs[mask] - old_log_probs[mask])", "(log_probs - old_log_probs)"),
             ("advantage = advantages[mask]", "advantage = advantages"),
             (" * advantage).mean()", " * advantage).mul(mask).sum() / mask.sum()"),
@@ -316,9 +317,12 @@ def check_ppo_policy_loss(ppo_policy_loss, rng):
         "-inf and nan where mask is False: the gradient",
         _gradient(lambda leaf: ppo_policy_loss(leaf, *holes[1:], MASK), holes[0]),
     )
-    yield "refuses clip 0", raised(ppo_policy_loss, log_probs, old_log_probs, advantages, MASK, 0.0)
-    yield "refuses an empty mask", raised(ppo_policy_loss, log_probs, old_log_probs, advantages, MASK & False)
-    yield "refuses other shapes", raised(ppo_policy_loss, log_probs, old_log_probs, advantages[:, :4], MASK)
+    yield "a clip of 0 is refused", raised(ppo_policy_loss, log_probs, old_log_probs, advantages, MASK, 0.0)
+    yield (
+        "a mask that hides everything is refused",
+        raised(ppo_policy_loss, log_probs, old_log_probs, advantages, MASK & False),
+    )
+    yield "different shapes are refused", raised(ppo_policy_loss, log_probs, old_log_probs, advantages[:, :4], MASK)
 
 
 @observes(
@@ -328,15 +332,16 @@ def check_ppo_policy_loss(ppo_policy_loss, rng):
     hints=(
         "The same idea as for the policy: two candidates, and the worse one counts. Here both are squared errors.",
         "The clipped value moves at most `clip` away from the *old value*, whatever the return is.",
-        "`clipped = old + (value - old).clamp(-clip, clip)`; half the mean of torch.max of the two squares, over value[mask].",
+        "Clamp how far the value has moved, and add that to the old value. Of the two squared errors the larger "
+        "counts, token by token (`torch.max`): half its mean over the real tokens.",
     ),
     mistakes={
         "The smaller error counts: a value that moved too far is not held back, but let off.": (
             "torch.max(",
             "torch.min(",
         ),
-        "The ½ is missing.": ("0.5 * torch.max", "torch.max"),
-        "Nothing is clipped: the plain squared error.": (
+        "The ½ is missing, so the loss of the values weighs twice as much.": ("0.5 * torch.max", "torch.max"),
+        "Nothing is clipped: only the plain squared error is left.": (
             "torch.max((value - target).square(), (clipped - target).square())",
             "(value - target).square()",
         ),
@@ -344,11 +349,11 @@ def check_ppo_policy_loss(ppo_policy_loss, rng):
             "torch.max((value - target).square(), (clipped - target).square())",
             "(clipped - target).square()",
         ),
-        "The value itself is clamped to ± clip around 0.": (
+        "The value itself is clamped to ± clip around 0, not around the old value.": (
             "old + (value - old).clamp(-clip, clip)",
             "value.clamp(-clip, clip)",
         ),
-        "The range is a share of the old value, as for the ratio. Values are no ratios: it is old ± clip.": (
+        "The range is a share of the old value, as for the ratio: but values are no ratios, and may be 0 or negative.": (
             "old + (value - old).clamp(-clip, clip)",
             "torch.min(torch.max(value, old * (1 - clip)), old * (1 + clip))",
         ),
@@ -356,7 +361,7 @@ def check_ppo_policy_loss(ppo_policy_loss, rng):
             ("(value - target).square()", "(value - target).abs()"),
             ("(clipped - target).square()", "(clipped - target).abs()"),
         ],
-        "The mean counts prompt and padding too.": (
+        "The mean counts prompt and padding too, so the loss shrinks as they grow.": (
             "value, old, target = values[mask], old_values[mask], returns[mask]",
             "value, old, target = (torch.where(mask, tensor, 0.0) for tensor in (values, old_values, returns))",
         ),
@@ -383,8 +388,8 @@ def check_ppo_value_loss(ppo_value_loss, rng):
         "nan where mask is False: the gradient",
         _gradient(lambda leaf: ppo_value_loss(leaf, *holes[1:], MASK), holes[0]),
     )
-    yield "refuses clip -1", raised(ppo_value_loss, values, old_values, returns, MASK, -1.0)
-    yield "refuses an empty mask", raised(ppo_value_loss, values, old_values, returns, MASK & False)
+    yield "a clip of -1 is refused", raised(ppo_value_loss, values, old_values, returns, MASK, -1.0)
+    yield "a mask that hides everything is refused", raised(ppo_value_loss, values, old_values, returns, MASK & False)
 
 
 @observes(
@@ -409,16 +414,19 @@ def check_ppo_value_loss(ppo_value_loss, rng):
             "groups.std(dim=1, keepdim=True)",
             "groups.std(dim=1, keepdim=True, correction=0)",
         ),
-        "It is divided by the variance: the std is its square root.": ("groups.std(dim=1", "groups.var(dim=1"),
+        "It is divided by the variance, not by the std, which is its square root.": (
+            "groups.std(dim=1",
+            "groups.var(dim=1",
+        ),
         "Without 1e-4 a group of equal rewards gives 0 / 0, which is nan, and the whole step is lost.": (
             "keepdim=True) + 1e-4)",
             "keepdim=True))",
         ),
-        "The table is read the other way: neighbours belong to one prompt, so a group is a row.": [
+        "The table is read the other way, every n-th reward in one group: the replies to one prompt are neighbours.": [
             ("rewards.view(-1, group_size)", "rewards.view(group_size, -1).T"),
             ("advantages.flatten()", "advantages.T.flatten()"),
         ],
-        "scale=False changes nothing: there it was not to be divided.": ("if scale:", "if True:"),
+        "scale=False changes nothing: it was to leave the division out.": ("if scale:", "if True:"),
         "The mean is not subtracted: all replies of a good prompt would be strengthened, the worst one too.": (
             "groups - groups.mean(dim=1, keepdim=True)",
             "groups",
@@ -434,6 +442,6 @@ def check_group_advantages(group_advantages, rng):
     equal = torch.tensor([2.0, 2.0, 2.0, 0.0, 1.0, 5.0])
     yield "a group of equal rewards", group_advantages(equal, 3)
     yield "rewards that hardly differ", group_advantages(torch.tensor([1.0, 1.0, 1.0, 1.001]), 4)
-    yield "refuses 5 rewards in groups of 2", raised(group_advantages, drawn[:5], 2)
-    yield "refuses a group of one", raised(group_advantages, drawn, 1)
-    yield "refuses a reward that is nan", raised(group_advantages, torch.tensor([1.0, torch.nan]), 2)
+    yield "5 rewards in groups of 2 are refused", raised(group_advantages, drawn[:5], 2)
+    yield "a group of one is refused", raised(group_advantages, drawn, 1)
+    yield "a reward that is nan is refused", raised(group_advantages, torch.tensor([1.0, torch.nan]), 2)

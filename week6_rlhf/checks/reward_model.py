@@ -70,7 +70,10 @@ def _wrong(pairs, scores):
             " or texts[i] == texts[j]",
             "",
         ),
-        "An empty reply is compared: leave such pairs out.": ("not texts[i] or not texts[j] or ", ""),
+        "An empty reply is compared with the others: there is nothing in it to prefer or to reject.": (
+            "not texts[i] or not texts[j] or ",
+            "",
+        ),
         "White space counts as text, so a reply of blanks is compared, or one that differs from another by a blank.": (
             "text.strip() for text in texts",
             "text for text in texts",
@@ -108,7 +111,7 @@ def check_make_preference_pairs(make_preference_pairs, rng):
         wrong = sum(label for _, label, _ in labels) / len(labels)
         yield f"250 prompts, noise {noise}: share of wrong labels", nearest(wrong, (0, 0.15, 0.3, 0.5, 0.7, 1))
         one_sort = 250 - len({p for p, label, _ in labels if label} & {p for p, label, _ in labels if not label})
-        yield f"250 prompts, noise {noise}: many have only wrong or only right labels", one_sort > 90
+        yield f"250 prompts, noise {noise}: whether many have only wrong or only right labels", one_sort > 90
         far = [label for _, label, distance in labels if distance > 0.5]
         yield (
             f"250 prompts, noise {noise}: share of wrong labels where scores are far apart",
@@ -118,11 +121,11 @@ def check_make_preference_pairs(make_preference_pairs, rng):
         _sorted(make_preference_pairs(replies[:40], scores[:40], 0.3, torch.Generator().manual_seed(s)))
         for s in (1, 1, 2)
     ]
-    yield "the same seed twice: the same pairs", twice[0] == twice[1]
-    yield "another seed: the same pairs", twice[0] == twice[2]
-    yield "refuses noise 0.6", raised(make_preference_pairs, *worked, 0.6)
-    yield "refuses a score that is nan", raised(make_preference_pairs, [["a", "b"]], [[1.0, float("nan")]])
-    yield "refuses a missing score", raised(make_preference_pairs, [["a", "b"]], [[1.0]])
+    yield "the same seed twice: whether the pairs are the same", twice[0] == twice[1]
+    yield "another seed: whether the pairs are the same", twice[0] == twice[2]
+    yield "noise 0.6 is refused", raised(make_preference_pairs, *worked, 0.6)
+    yield "a score that is nan is refused", raised(make_preference_pairs, [["a", "b"]], [[1.0, float("nan")]])
+    yield "a missing score is refused", raised(make_preference_pairs, [["a", "b"]], [[1.0]])
 
 
 @observes(
@@ -132,10 +135,11 @@ def check_make_preference_pairs(make_preference_pairs, rng):
     hints=(
         "The probability that the chosen one is preferred is σ of a difference. The loss is its negative logarithm.",
         "σ(-10000) is 0 in any float, and its logarithm is -inf. PyTorch has the logarithm of σ as one function.",
-        "`-F.logsigmoid(chosen - rejected).mean()`; with a margin, subtract it from the difference first.",
+        "`F.logsigmoid` of the difference; then one mean, and a minus sign. A margin is taken off the difference "
+        "before σ sees it.",
     ),
     mistakes={
-        "log(σ(x)) in two steps is -inf where σ(x) is rounded to 0: a far wrong pair makes the loss infinite. Use logsigmoid.": (
+        "The logarithm is taken of a σ that is rounded to 0: a pair that is far wrong makes the loss infinite.": (
             "-F.logsigmoid(difference)",
             "-difference.sigmoid().log()",
         ),
@@ -143,34 +147,37 @@ def check_make_preference_pairs(make_preference_pairs, rng):
             "-F.logsigmoid(difference)",
             "-(difference.sigmoid() + 1e-8).log()",
         ),
-        "The sign is wrong: so the model learns to prefer what was rejected.": (
+        "The sign of the difference is wrong: the model learns to prefer what was rejected.": (
             "chosen - rejected",
             "rejected - chosen",
         ),
-        "The loss is the log-probability itself: it must be its negative, which training makes smaller.": (
+        "The loss is the log-probability itself, not its negative: training makes it smaller, and the chosen replies less likely.": (
             "-F.logsigmoid",
             "F.logsigmoid",
         ),
-        "The pairs are added up: with their mean, the step does not depend on the size of the batch.": (
+        "The pairs are added up, not averaged: a step then grows with the size of the batch.": (
             ".mean()",
             ".sum()",
         ),
-        "The margin is added: so a pair that must differ more is asked to differ less.": (
+        "The margin is added, not subtracted: a pair that should differ more is asked to differ less.": (
             "difference - margin",
             "difference + margin",
         ),
-        "The margin is not used.": ("difference = difference - margin", "pass"),
+        "The margin is not used: a pair that people found far apart counts like any other.": (
+            "difference = difference - margin",
+            "pass",
+        ),
         "The margin is subtracted from the loss, where it changes no gradient: it belongs inside σ.": [
             (
                 "        difference = difference - margin\n",
                 "        return (-F.logsigmoid(difference) - margin).mean()\n",
             ),
         ],
-        "This is the probability of being wrong, 1 - σ, not its logarithm: it is flat where the model is most wrong.": (
+        "The loss is 1 - σ, the probability of being wrong, without a logarithm: it is flat where the model is most wrong.": (
             "-F.logsigmoid(difference)",
             "(1 - difference.sigmoid())",
         ),
-        "This is a hinge: beyond the margin of 1 nothing is learnt, and p has no meaning.": (
+        "The loss is a hinge: beyond a difference of 1 nothing is learnt, and no probability stands behind it.": (
             "-F.logsigmoid(difference)",
             "F.relu(1 - difference)",
         ),
@@ -202,9 +209,9 @@ def check_bradley_terry_loss(bradley_terry_loss, rng):
         loss = bradley_terry_loss(*rewards, values[2])
         gradients = torch.autograd.grad(loss, rewards, allow_unused=True)
         yield f"{label}: gradient", [torch.zeros(1) if g is None else g for g in gradients]
-    yield "refuses no pairs", raised(bradley_terry_loss, chosen[:0], rejected[:0])
-    yield "refuses a column for a row", raised(bradley_terry_loss, chosen, rejected[:, None])
-    yield "refuses nan", raised(bradley_terry_loss, chosen, rejected * torch.nan)
+    yield "a batch without pairs is refused", raised(bradley_terry_loss, chosen[:0], rejected[:0])
+    yield "a column where a row is due is refused", raised(bradley_terry_loss, chosen, rejected[:, None])
+    yield "rewards that are nan are refused", raised(bradley_terry_loss, chosen, rejected * torch.nan)
 
 
 def _trunk(rng, **changes):
@@ -244,8 +251,9 @@ def _size_at_start(RewardModel, rng):
         "gives hidden states after the final norm.",
         "`self.trunk.hidden_states(token_ids, attention_mask)`. The last real position is the largest position whose mask is "
         "True; counting the real tokens finds it only where padding stands on the right.",
-        "`places = torch.arange(seq)`; `last = (places * attention_mask).argmax(dim=1)`; then `hidden[rows, last]` with rows = "
-        "torch.arange(batch). In __init__: `nn.Linear(trunk.config.d_model, 1, bias=False)`, its weight from N(0, 0.02²).",
+        "Number the places 0, 1, 2, … and set those that the mask hides to 0: the largest that is left is the last "
+        "real one. Two index tensors, one of rows and one of places, pick one hidden state a row. The head is an "
+        "nn.Linear without bias, its weight drawn from N(0, 0.02²).",
     ),
     mistakes={
         "The last position is read, padding or not: a row's reward then depends on what it was batched with.": (
@@ -279,7 +287,7 @@ def _size_at_start(RewardModel, rng):
             "        hidden = self.trunk.hidden_states(token_ids, attention_mask)\n"
             "        self.trunk.final_norm = norm\n",
         ),
-        "The head starts at weights of N(0, 1): rewards of √d_model, so the first pairs are judged with great certainty.": (
+        "The head starts at weights of N(0, 1): rewards of about √d_model, so the first pairs are judged with great certainty.": (
             "std=0.02",
             "std=1.0",
         ),
@@ -313,7 +321,7 @@ def check_RewardModel(RewardModel, rng):
     shown = {"token_ids": texts.masked_fill(~real, 0), "attention_mask": real}
     yield "rows of 5, 2, 1 and 4 tokens, padding on the right", model(*shown.values()), shown
     other = torch.randint(1, 11, (4, 6), generator=rng)
-    yield "the same, other tokens as padding", model(torch.where(real, texts, other), real)
+    yield "the same rows, other tokens as padding", model(torch.where(real, texts, other), real)
     alone = [model(texts[i : i + 1, :n], torch.ones(1, n, dtype=torch.bool)) for i, n in enumerate(lengths.tolist())]
     yield "the same rows, one at a time", torch.cat([one.reshape(-1) for one in alone])
     moved = torch.stack([one.roll(6 - n) for one, n in zip(texts, lengths.tolist(), strict=True)])
@@ -323,9 +331,9 @@ def check_RewardModel(RewardModel, rng):
     gradient = torch.autograd.grad(rewards.square().sum(), inner, allow_unused=True)[0]
     yield "the gradient of the trunk's first block", torch.zeros_like(inner) if gradient is None else gradient
     yield "rewards of a new model", _size_at_start(RewardModel, rng)
-    yield "refuses a row without a real token", raised(model, texts, real & (lengths[:, None] > 1))
-    yield "refuses a mask of another shape", raised(model, texts, real[:, :5])
-    yield "refuses a mask of numbers", raised(model, texts, real.long())
+    yield "a row without a real token is refused", raised(model, texts, real & (lengths[:, None] > 1))
+    yield "a mask of another shape is refused", raised(model, texts, real[:, :5])
+    yield "a mask of numbers is refused", raised(model, texts, real.long())
 
 
 def _probabilities(rng, n=400):
@@ -347,20 +355,23 @@ def _probabilities(rng, n=400):
         "cancels, so |Σ (outcome - p) in the bin| / number of pairs.",
     ),
     mistakes={
-        "All bins weigh the same, also those with a handful of pairs: weigh each by its share of the pairs.": (
+        "All bins weigh the same, so that a handful of pairs in one counts as much as hundreds in another.": (
             "return sums.abs().sum().item() / len(gaps)",
             "n = torch.bincount(bins, minlength=n_bins)\n    return (sums.abs() / n)[n > 0].mean().item()",
         ),
-        "This is the largest gap of a bin (MCE): asked for was the average.": (
+        "The largest gap of a bin is returned (MCE), not their average.": (
             "return sums.abs().sum().item() / len(gaps)",
             "n = torch.bincount(bins, minlength=n_bins)\n    return (sums.abs() / n)[n > 0].max().item()",
         ),
-        "Gaps of different sign cancel: take the absolute value in each bin.": ("sums.abs().sum()", "sums.sum().abs()"),
+        "The gaps of the bins are added with their signs: one bin that is too sure and one that is not sure enough cancel.": (
+            "sums.abs().sum()",
+            "sums.sum().abs()",
+        ),
         "The gap of each pair is made positive before the mean: even a perfect forecast of 0.7 then errs by 0.42.": (
             "index_add(0, bins, gaps)",
             "index_add(0, bins, gaps.abs())",
         ),
-        "Outcomes are compared with the middle of the bin: compare with the mean probability of the pairs in it.": (
+        "Outcomes are compared with the middle of the bin, not with the mean probability of the pairs in it.": (
             "outcomes.double() - probabilities.double()",
             "outcomes.double() - (bins + 0.5) / n_bins",
         ),
@@ -388,7 +399,7 @@ def _probabilities(rng, n=400):
 )
 def check_expected_calibration_error(expected_calibration_error, rng):
     yes, no = torch.tensor([True]), torch.tensor([False])
-    yield "one pair, 0.7, preferred", expected_calibration_error(torch.tensor([0.7]), yes)
+    yield "one pair, probability 0.7, preferred", expected_calibration_error(torch.tensor([0.7]), yes)
     three_of_four = torch.tensor([True, True, False, True])
     yield "0.75 four times, three preferred", expected_calibration_error(torch.full((4,), 0.75), three_of_four)
     two = torch.tensor([0.23, 0.28, 0.71]), torch.tensor([False, True, True])
@@ -402,9 +413,9 @@ def check_expected_calibration_error(expected_calibration_error, rng):
     yield "400 pairs, 5 bins", expected_calibration_error(p, outcomes, n_bins=5)
     yield "400 pairs, 1 bin", expected_calibration_error(p, outcomes, n_bins=1)
     yield "the other of the two asked for", expected_calibration_error(1 - p, ~outcomes)
-    yield "refuses no pairs", raised(expected_calibration_error, p[:0], outcomes[:0])
-    yield "refuses a probability above 1", raised(expected_calibration_error, p + 1, outcomes)
-    yield "refuses no bins", raised(expected_calibration_error, p, outcomes, 0)
+    yield "a batch without pairs is refused", raised(expected_calibration_error, p[:0], outcomes[:0])
+    yield "a probability above 1 is refused", raised(expected_calibration_error, p + 1, outcomes)
+    yield "n_bins=0 is refused", raised(expected_calibration_error, p, outcomes, 0)
 
 
 @observes(
@@ -418,16 +429,16 @@ def check_expected_calibration_error(expected_calibration_error, rng):
         "Return rewards - slope * (lengths - their prompt's mean). If Σ l² is 0 there is no slope: return the rewards.",
     ),
     mistakes={
-        "The means are those of all replies, not of the prompt's: prompts that ask for long stories and earn much make a slope.": [
+        "The means are those of all replies, not each prompt's own: prompts that ask for long stories and earn much then make a slope.": [
             ("rewards.mean(dim=1, keepdim=True)", "rewards.mean()"),
             ("lengths.mean(dim=1, keepdim=True)", "lengths.mean()"),
         ],
-        "Each prompt gets a slope of its own: of a few replies, that takes out most of the reward by chance.": [
+        "Each prompt gets a slope of its own: with few replies, that takes most of the reward out by chance.": [
             ("longer.square().sum()", "longer.square().sum(dim=1, keepdim=True)"),
             ("if spread == 0:", "if (spread == 0).all():"),
             ("(longer * r).sum() / spread * longer", "(longer * r).sum(dim=1, keepdim=True) / spread * longer"),
         ],
-        "The slope is that of length on reward: divide by the spread of the lengths.": (
+        "The slope is that of length on reward: words for each point of reward, not reward for each word.": (
             "(longer * r).sum() / spread",
             "(longer * r).sum() / r.square().sum()",
         ),
@@ -436,7 +447,7 @@ def check_expected_calibration_error(expected_calibration_error, rng):
             "(longer * r).sum() / (spread * r.square().sum()).sqrt()",
         ),
         "What length explains is added once more.": ("return rewards - (longer", "return rewards + (longer"),
-        "The line is subtracted from 0 on, not from the prompt's mean length: all rewards fall.": (
+        "The line is subtracted from length 0 on, not from the prompt's mean length, so the prompt's mean reward moves.": (
             "/ spread * longer",
             "/ spread * lengths",
         ),
@@ -444,11 +455,11 @@ def check_expected_calibration_error(expected_calibration_error, rng):
             "return rewards - (longer",
             "return r - (longer",
         ),
-        "The reward is divided by the length: that assumes a reward in proportion to length, and turns with its sign.": (
+        "The reward is divided by the length: that assumes a reward in proportion to length, and favours long replies where it is negative.": (
             "return rewards - (longer * r).sum() / spread * longer",
             "return rewards / lengths",
         ),
-        "Where all lengths of a prompt are equal it divides by 0.": (
+        "Where no prompt has replies of two lengths it divides 0 by 0, and every reward is nan.": (
             "    if spread == 0:\n        return rewards.clone()\n",
             "",
         ),
@@ -463,12 +474,12 @@ def check_length_controlled_reward(length_controlled_reward, rng):
     noise = torch.randn(6, 4, generator=rng)
     of_prompt = torch.arange(6.0)[:, None]
     yield "six prompts, 0.05 a word", length_controlled_reward(0.05 * lengths + noise, lengths)
-    yield "shorter is better", length_controlled_reward(noise - 0.05 * lengths, lengths)
+    yield "six prompts, shorter is better", length_controlled_reward(noise - 0.05 * lengths, lengths)
     yield (
         "prompts that ask for more and earn more",
         length_controlled_reward(noise + 3 * of_prompt, lengths + 40 * of_prompt),
     )
     equal = torch.full((2, 3), 7.0)
     yield "all lengths equal", length_controlled_reward(noise[:2, :3], equal)
-    yield "refuses other shapes", raised(length_controlled_reward, noise, lengths[:5])
-    yield "refuses nan", raised(length_controlled_reward, noise * torch.nan, lengths)
+    yield "rewards and lengths of different shapes are refused", raised(length_controlled_reward, noise, lengths[:5])
+    yield "rewards that are nan are refused", raised(length_controlled_reward, noise * torch.nan, lengths)

@@ -409,8 +409,8 @@ explorer = explore(lambda n: f"{n} squared is {n * n}", n=(1, 9, 3))
 explorer
 """
 MOVED = """
-slider, view = explorer.widget().children
-slider.value = 7
+row, view = explorer.widget().children
+row.children[1].value = 7
 print(view.value)
 """
 

@@ -498,7 +498,7 @@ ppo = dpo_study.ppo_points()  # lesson 02's runs, where `week6_rlhf/ppo_study.js
 fig, ax = figure("True score against the distance from the reference", "KL from the instruct model, nats a story (square-root scale)", "true score", width=8, height=4.2)
 for i, beta in enumerate(dpo_study.BETAS):
     for one in (one for one in study["sweep"] if one["config"]["beta"] == beta):
-        point(ax, one["log_ratio"], one["score"], COLOURS[(0, 2, 3, 4)[i]], "os"[one["config"]["seed"]], f"DPO, beta {beta:g}" if one["config"]["seed"] == 0 else None)
+        point(ax, one["log_ratio"], one["score"], COLOURS[(0, 2, 3, 4)[i]], "osvP"[i], f"DPO, beta {beta:g}" if one["config"]["seed"] == 0 else None)
 for n in (1, 2, 4, 8):
     point(ax, math.log(n) - (n - 1) / n, best_of(n), COLOURS[6], "D", "best of 1, 2, 4, 8" if n == 1 else None)
 for i, one in enumerate(ppo):

@@ -227,10 +227,9 @@ def judge(check: Check, seed: int, run: Run) -> Result:
         result.status = "timeout"
         return result
     result.status = "failed"
-    if run.exception is not None:
-        # Raised in the check itself, on a value that was wrong before: that value is what to tell.
-        if run.in_answer or isinstance(result.differing[0][1].value, Raised):
-            result.status, result.error = "error", run.traceback
+    # Raised in the check itself, on a value that was wrong before: that value is what to tell.
+    if run.exception is not None and (run.in_answer or isinstance(result.differing[0][1].value, Raised)):
+        result.status, result.error = "error", run.traceback
     result.mistake = _name_mistake(check, seed, run)
     if result.mistake is None:
         result.resembles = _name_resemblance(check, seed, run)

@@ -99,6 +99,9 @@ def _become_child(lease: int, channel: int, out: int, err: int) -> None:
         with open(3, "rb", closefd=False) as stream:
             job = json.loads(stream.readline())
         _work(job, functools.partial(os.write, 3))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(1)
 

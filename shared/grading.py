@@ -1,23 +1,25 @@
-"""Grade notebooks: find the answers by name, judge each alone in its own process, with fresh seeds."""
+"""Grade notebooks: find the answers by name, judge each alone in a process of its own, with fresh seeds."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import html
+import json
 import os
+import re
 import secrets
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, MutableMapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from shared import answers, course
+from shared import answers, course, judging
 from shared.cards import Card
 from shared.cells import NotebookError, kernel_cells, notebook_cells, statements
-from shared.checking import Check, find_check, run_check
-from shared.guard import learner_traceback
-from shared.limits import Limits
-from shared.sandbox import call
+from shared.checking import find_check
 
+MOST_CANDIDATES = 3  # definitions of one name that are judged
 SIGNS = {"passed": "✓", "failed": "✗", "error": "✗", "timeout": "✗", "todo": "○", "missing": "○", "borrowed": "○"}
 
 
@@ -30,6 +32,7 @@ class Row:
     mistake: str = ""
     points: int = 0
     out_of: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(repr=False)
@@ -39,7 +42,6 @@ class Grade(Card):
     title: str
     rows: list[Row]
     note: str = ""
-    seeds: dict[str, int] = field(default_factory=dict)
 
     @property
     def points(self) -> int:
@@ -115,18 +117,23 @@ def write_gradebook(grades: dict[str, Grade], path: Path) -> None:
 
 def grade_cells(cells: list[str], title: str) -> Grade:
     """Grade the exercises that these cells define, and their lessons' others as missing."""
-    defined = {name for statement in statements(cells) for name in statement.binds}
-    known = course.exercises()
-    shelves = {(known[name].week, known[name].lesson) for name in defined & known.keys()}
-    wanted = [e for e in known.values() if (e.week, e.lesson) in shelves]
-    # An earlier lesson's answers are used in a later one: a lesson counts where one of its skeletons stood.
-    wanted = [e for e in wanted if e.name in defined or _has_own(cells, e, known)]
-    rows = _judge_all({e.name: cells for e in wanted})
+    rows = _judge_all(dict.fromkeys(wanted(cells), cells))
     return Grade(title, rows, "" if rows else "It defines no exercise of the course.")
 
 
-def _has_own(cells: list[str], exercise: course.Exercise, known: dict[str, course.Exercise]) -> bool:
-    others = [e.name for e in known.values() if (e.week, e.lesson) == (exercise.week, exercise.lesson)]
+def wanted(cells: list[str]) -> list[str]:
+    """The exercises, in course order, for which these cells are graded."""
+    defined = {name for statement in statements(cells) for name in statement.binds}
+    known = course.exercises()
+    shelves = {(known[name].week, known[name].lesson) for name in defined & known.keys()}
+    near = [e for e in known.values() if (e.week, e.lesson) in shelves]
+    # An earlier lesson's answers are used in a later one: a lesson counts where one of its skeletons stood.
+    own = {shelf: _has_own(cells, shelf, known) for shelf in shelves}
+    return [e.name for e in near if e.name in defined or own[e.week, e.lesson]]
+
+
+def _has_own(cells: list[str], shelf: tuple[str, str], known: dict[str, course.Exercise]) -> bool:
+    others = [e.name for e in known.values() if (e.week, e.lesson) == shelf]
     found = (answers.extract(cells, name) for name in others)
     return any(answer is not None and not answer.borrowed for answer in found)
 
@@ -154,9 +161,7 @@ def _or_saved(exercise: course.Exercise, cells: list[str]) -> list[str]:
     On Colab the learner's notebook is not on the disk; and a notebook can be lost.
     """
     answer, saved = answers.extract(cells, exercise.name), answers.saved_path(exercise.name)
-    open_still = (
-        answer is None or answer.borrowed or f'NotImplementedError("{exercise.name}: your code' in answer.source
-    )
+    open_still = answer is None or answer.borrowed or is_open(answer)
     return [saved.read_text(encoding="utf-8")] if open_still and saved.exists() else cells
 
 
@@ -168,61 +173,97 @@ def _find_file(path: Path) -> Path:
 
 
 def _judge_all(cells_of: dict[str, list[str]]) -> list[Row]:
-    """Rows in course order, judged several at a time.
+    """Rows in course order."""
+    with Judge() as judge:
+        jobs = [(name, candidates(cells, name), secrets.randbelow(2**31)) for name, cells in cells_of.items()]
+        return list(judge.rows(jobs))
 
-    What parses Python stays in this thread, taking out the answers and importing the checks (PyTorch parses what it
-    scripts): `ast.parse` in two threads at once fails in Python 3.11.
+
+def candidates(cells: list[str], name: str) -> list[answers.Answer]:
+    """What may be the answer, the likeliest first: of several definitions each stands for itself, the last one first.
+
+    A later helper, variable or `borrow` of the same name does not hide an answer; what is still to do comes after it.
     """
-    known = list(course.exercises())
-    taken = [(name, answers.extract(cells, name, provided=known)) for name, cells in cells_of.items()]
-    jobs = [(name, answer, find_check(name)) for name, answer in taken]
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
-        return list(pool.map(lambda job: _judge_one(*job), jobs))
-
-
-def _judge_one(name: str, answer: answers.Answer | None, check: Check) -> Row:
-    worth = check.difficulty
-    if answer is None or answer.borrowed:
-        return Row(name, "missing" if answer is None else "borrowed", "", 0, worth)
-    if answer.missing:
-        names = ", ".join(answer.missing)
-        return Row(name, "error", f"It does not stand alone: no cell defines {names}.", 0, worth)
-    outcome = call(
-        judge,
-        name,
-        answer.source,
-        sorted(answer.provided),
-        secrets.randbelow(2**31),
-        limits=Limits(seconds=2 * check.seconds + 10),
-        preload=("torch", "einops", "jaxtyping", *_check_modules()),
+    known, found = course.exercises(), statements(cells)
+    binders = [i for i, statement in enumerate(found) if name in statement.binds]
+    if len(binders) <= 1:
+        return [answer for answer in [answers.extract(cells, name, provided=known)] if answer]
+    taken = []
+    for last in reversed(binders):
+        kept = [s.source for i, s in enumerate(found) if i == last or name not in s.binds]
+        answer = answers.extract(kept, name, provided=known)
+        if answer.source not in [other.source for other in taken]:
+            taken.append(answer)
+    taken.sort(
+        key=lambda a: (a.borrowed, is_open(a), not re.search(rf"^(async def|def|class) {name}\b", a.source, re.M))
     )
-    if not outcome.passed:
-        why = "timeout" if outcome.status == "timeout" else "error"
-        return Row(name, why, outcome.error or outcome.status, 0, worth)
-    status, mistake = outcome.value
-    return Row(name, status, mistake, worth if status == "passed" else 0, worth)
+    return taken[:MOST_CANDIDATES]
 
 
-def _check_modules() -> tuple[str, ...]:
-    shelves = dict.fromkeys((e.week, e.lesson) for e in course.exercises().values())
-    return tuple(f"{week}.checks.{lesson}" for week, lesson in shelves)
+def is_open(answer: answers.Answer) -> bool:
+    """Whether this is the skeleton, untouched at one place at least."""
+    return f'NotImplementedError("{answer.name}: your code' in answer.source
 
 
-def judge(name: str, source: str, provided: list[str], seed: int) -> tuple[str, str]:
-    """Run one check on the source of one answer: (status, mistake or first difference). Called in the sandbox."""
-    try:
-        given = {other: course.reference(other) for other in provided}
-        answer = answers.load(answers.Answer(name, source, frozenset(provided)), given)
-    except Exception as error:
-        return "error", learner_traceback(error).splitlines()[-1]
-    result = run_check(name, answer, seed=seed)
-    if result.passed or result.status == "todo":
-        return result.status, ""
-    if result.mistake:
-        return result.status, result.mistake
-    if result.error:
-        return result.status, result.error.splitlines()[-1]
-    if result.status == "timeout":
-        return result.status, ""
-    _, _, difference = result.differing[0]
-    return result.status, f"{result.observation}: {difference.text}"
+Job = tuple[str, list[answers.Answer], int]  # exercise, what may be its answer, seed
+
+
+class Judge:
+    """Judges answers several at a time, and the same answer with the same seed only once.
+
+    The sandbox's processes are watched by threads. What parses Python or computes stays in the caller's: the taking
+    of answers, the import of checks, the comparison. `ast.parse` in two threads at once fails in Python 3.11.
+    """
+
+    def __init__(self, kept: MutableMapping[str, Row] | None = None):
+        self.kept = {} if kept is None else kept
+        self.running: dict[str, Future] = {}
+        self.pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 2)
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.pool.shutdown(wait=not any(error), cancel_futures=True)
+
+    def rows(self, jobs: list[Job]) -> Iterator[Row]:
+        """A row for each job, in order: of the first answer that passes, or else of the first."""
+        for name, answered, seed in jobs:
+            find_check(name)
+            for answer in answered[:1]:
+                self._start(answer, seed)
+        for name, answered, seed in jobs:
+            row = self._row(name, answered[0] if answered else None, seed)
+            for other in answered[1:]:
+                if row.result == "passed" or other.borrowed or is_open(other):
+                    break
+                second = self._row(name, other, seed)
+                row = second if second.result == "passed" else row
+            yield row
+
+    def _start(self, answer: answers.Answer, seed: int) -> str:
+        key = _key(answer, seed)
+        if not (key in self.kept or key in self.running or answer.borrowed or answer.missing):
+            self.running[key] = self.pool.submit(judging.judge, answer, seed)
+        return key
+
+    def _row(self, name: str, answer: answers.Answer | None, seed: int) -> Row:
+        worth = find_check(name).difficulty
+        if answer is None or answer.borrowed:
+            return Row(name, "missing" if answer is None else "borrowed", "", 0, worth)
+        if answer.missing:
+            names = ", ".join(answer.missing)
+            return Row(name, "error", f"It does not stand alone: no cell defines {names}.", 0, worth)
+        key = self._start(answer, seed)
+        if key not in self.kept:
+            told = self.running.pop(key).result()
+            result, mistake = judging.verdict(name, seed, told)
+            points = worth if result == "passed" else 0
+            self.kept[key] = Row(name, result, mistake, points, worth, round(told["seconds"], 2))
+        return self.kept[key]
+
+
+def _key(answer: answers.Answer, seed: int) -> str:
+    """Two answers with the same key get the same grade."""
+    told = [answer.name, answer.source, sorted(answer.provided), seed, judging.version(answer.name)]
+    return hashlib.sha256(json.dumps(told).encode("utf-8", "surrogatepass")).hexdigest()

@@ -7,17 +7,24 @@ tried.
 
 from __future__ import annotations
 
+import base64
 import builtins
 import importlib.abc
 import json
 import math
+import operator
 import os
 import random
 import re
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import numpy
+import numpy.testing
+import torch
+import torch.testing
 
 REFUSAL = "the course's own solutions are not available to a submission"
 LOOKING = {
@@ -47,34 +54,44 @@ class NoSolutions(importlib.abc.MetaPathFinder):
         return None
 
 
-def unchanged(*modules) -> Callable[[], str]:
-    """A function that says what has been changed since now in torch, NumPy, Python or these modules; "" for nothing.
+def _entries(owners: Iterable) -> list[tuple[Callable, str, object, str]]:
+    """(how to look a name up, name, value, what it is called) of all that can be called in modules and classes."""
+    return [
+        (vars(owner).get, name, value, f"{getattr(owner, '__name__', owner)}.{name}")
+        for owner in owners
+        for name, value in vars(owner).items()
+        if name != "manual_seed" and (callable(value) or isinstance(value, (property, staticmethod, classmethod)))
+    ]  # torch._dynamo, which loads late, puts its own manual_seed in the place of PyTorch's
+
+
+# Taken when this module is imported: in the sandbox that is before any answer, once for all.
+_LIBRARIES = _entries(
+    [builtins, json, json.encoder, json.JSONEncoder, math, operator, random, re, base64]
+    + [torch, torch.Tensor, torch.Generator, torch.nn.Module, torch.nn.functional, torch.linalg, torch.autograd]
+    + [torch.testing, numpy, numpy.linalg, numpy.testing]
+)
+
+
+def unchanged(*owners) -> Callable[[], str]:
+    """A function that says what is no longer as it is now, of PyTorch, NumPy, Python and these modules; "" if nothing.
 
     It uses no name that an answer could give another meaning.
     """
-    import numpy
-    import torch
-
-    watched = [builtins, json, json.encoder, json.JSONEncoder, math, random, re, *modules]
-    watched += [torch, torch.Tensor, torch.nn.Module, torch.nn.functional, torch.linalg, torch.autograd, torch.testing]
-    watched += [torch.Generator, numpy, numpy.testing, numpy.linalg]
-    entries = []
-    for owner in watched:
-        where = getattr(owner, "__name__", str(owner))
-        for name, value in vars(owner).items():
-            if callable(value) or isinstance(value, (property, staticmethod, classmethod)):
-                entries.append((owner.__dict__, name, value, f"{where}.{name}"))
+    lookups, names, values, told = (list(column) for column in zip(*_LIBRARIES, *_entries(owners), strict=True))
+    same, call, every, pair, number = operator.is_, operator.call, all, map, enumerate
 
     def look() -> str:
-        for space, name, value, told in entries:
-            if name not in space or space[name] is not value:
-                return told
+        if every(pair(same, pair(call, lookups, names), values)):
+            return ""
+        for i, name in number(names):
+            if lookups[i](name) is not values[i]:
+                return told[i]
         return ""
 
     return look
 
 
-def forbid(root: Path, readable: tuple[str, ...]) -> None:
+def forbid(root: Path, readable: Iterable[str]) -> None:
     """From now on refuse an answer that looks into frames, all objects, memory, or the course's files.
 
     Cannot be taken back. Landlock keeps the files where there is one; this also on macOS and Windows.

@@ -12,12 +12,15 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import hashlib
 import importlib
 import importlib.abc
 import importlib.util
 import re
 import sys
 from pathlib import Path
+
+import torch
 
 import shared
 from shared import answers, checking, course, guard, integrity, observations, wire
@@ -35,34 +38,39 @@ def judge(answer: answers.Answer, seed: int) -> dict:
     exercise, check = course.find(answer.name), checking.find_check(answer.name)
     lends = [n for n in re.findall(r"\b(?:mine|borrow)\(\s*['\"](\w+)['\"]", answer.source) if n in course.exercises()]
     given = {name: course.find(name).module for name in sorted({*answer.provided, *lends} - {answer.name})}
-    modules = sorted({m for start in (_check_module(exercise), *given.values()) for m in _reached(start)[0]})
+    starts = (f"{exercise.week}.checks.{exercise.lesson}", exercise.module, *given.values())
+    modules = sorted({module for start in starts for module in _reached(start)[0]})
     outcome = call(
         observe,
         answer.source,
         sorted(answer.provided),
         seed,
+        check.seconds,
+        readable(),
         limits=Limits(seconds=2 * check.seconds + 10),
-        preload=("shared.judging", *_preload(exercise.week)),
+        preload=(*_preload(exercise.week), "shared.judging"),
         prepare=(prepare, answer.name, exercise.module, stripped(exercise), modules, given),
         readable=readable(),
         private=(str(course.ROOT),),
     )
-    if outcome.passed and isinstance(outcome.value, dict):
-        return outcome.value | {"seconds": outcome.seconds}
+    if outcome.passed:
+        return {"saw": outcome.value, "seconds": outcome.seconds}
     status = outcome.status if outcome.status in ("timeout", "memory") else "error"
     return {"status": status, "error": outcome.error or outcome.status, "seconds": outcome.seconds}
 
 
 def verdict(name: str, seed: int, told: dict) -> tuple[str, str]:
-    """(result, the mistake or the first difference) from what the child told, which may be anything."""
+    """(result, the mistake or the first difference) from what `judge` returned; what the child saw may be anything."""
     if "status" in told:
-        return str(told["status"]), str(told.get("error", ""))
-    check = checking.find_check(name)
+        return told["status"], told.get("error", "")
+    check, saw = checking.find_check(name), told["saw"]
     try:
-        seen = [observations.Observation(str(label), wire.unpack(value)) for label, value in told["seen"]]
-        changed = told["changed"] if told["changed"] is None else str(told["changed"])
-        run = checking.Run(seen, None, "", changed, told["in_answer"] is True, str(told["traceback"]))
-        run.exception = _exception(told["exception"])
+        if "refused" in saw:
+            return "error", str(saw["refused"])[:500]
+        seen = [observations.Observation(str(label), wire.unpack(value)) for label, value in saw["seen"]]
+        changed = saw["changed"] if saw["changed"] is None else str(saw["changed"])
+        run = checking.Run(seen, None, "", changed, saw["in_answer"] is True, str(saw["traceback"]))
+        run.exception = _exception(saw["exception"])
         result = checking.judge(check, seed, run)
         if result.passed or result.status in ("todo", "timeout"):
             return result.status, ""
@@ -83,16 +91,26 @@ def _exception(told: list | None) -> BaseException | None:
 
 
 @functools.cache
+def version(name: str) -> str:
+    """Changes when anything does that decides on the grade of an exercise: its week's sources, the grader, PyTorch."""
+    files = [p for week in course.weeks()[: course.weeks().index(course.find(name).week) + 1] for p in _sources(week)]
+    digest = hashlib.sha256(f"{sys.version_info[:2]} {torch.__version__}".encode())
+    for path in [*files, *sorted((course.ROOT / "shared").glob("*.py"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources(week: str) -> list[Path]:
+    return [path for shelf in ("solutions", "checks") for path in sorted((course.ROOT / week / shelf).glob("*.py"))]
+
+
+@functools.cache
 def stripped(exercise: course.Exercise) -> str:
     """The solutions module with the skeleton in the place of this exercise."""
     text = exercise.path.read_text(encoding="utf-8")
     if text.count(exercise.source) != 1:
         raise course.SourceError(exercise.path, exercise.line, f"{exercise.name} does not stand there just once")
     return text.replace(exercise.source, exercise.skeleton)
-
-
-def _check_module(exercise: course.Exercise) -> str:
-    return f"{exercise.week}.checks.{exercise.lesson}"
 
 
 @functools.cache
@@ -123,13 +141,15 @@ def _imports(path: Path) -> tuple[str, ...]:
 
 @functools.cache
 def _reached(start: str) -> tuple[str, ...]:
-    """The course's modules behind this one, itself first, then what they import from elsewhere."""
-    own, elsewhere, queue = {}, {}, [start]
+    """The weeks' modules behind this one, itself first; then what these and `shared`'s modules import."""
+    own, elsewhere, queue, shared_ones = {}, {}, [start], {}
     while queue:
         name = queue.pop()
-        if name in own:
+        if name in own or name in shared_ones:
             continue
-        own[name] = None
+        (shared_ones if name.startswith("shared.") else own)[name] = None
+        if name == "shared.checking":  # it can do more, with more packages, than a child asks of it
+            continue
         for one in _imports(_module_file(name)):
             module, _, attribute = one.partition(":")
             inner = f"{module}.{attribute}"
@@ -139,7 +159,7 @@ def _reached(start: str) -> tuple[str, ...]:
                 queue.append(module)
             elif not module.startswith("week"):
                 elsewhere[one] = None
-    return tuple(own), tuple(elsewhere)
+    return tuple(own), (*elsewhere, *shared_ones)
 
 
 @functools.cache
@@ -155,6 +175,7 @@ def _preload(week: str) -> tuple[str, ...]:
 
 _given: dict[str, object] = {}
 _checks: dict[str, checking.Check] = {}
+_stands_for: list = []  # the stripped module: what calls this exercise there gets the answer
 
 
 class _Stripped(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -178,6 +199,7 @@ def prepare(name: str, module: str, source: str, modules: list[str], given: dict
     for one in modules:
         importlib.import_module(one)
     _given.update({other: getattr(sys.modules[where], other) for other, where in given.items()})
+    _stands_for.append(sys.modules[module])
     _checks[name] = dataclasses.replace(checking._CHECKS[name], mistakes={}, hints=())
     checking._CHECKS.clear()
     finder.source = ""
@@ -190,14 +212,14 @@ def lend(name: str) -> object:
     return _given[name]
 
 
-def observe(source: str, provided: list[str], seed: int) -> dict:
+def observe(source: str, provided: list[str], seed: int, seconds: float, files: list[str]) -> dict:
     """What the check saw of an answer, as plain data. Called in the sandbox, after `prepare`."""
     ((name, check),) = _checks.items()
     shared.mine = shared.borrow = lend
     own = (answers, checking, guard, observations, wire, integrity, sys.modules[__name__])
     changed = integrity.unchanged(*own, observations.Recorder, sys.modules[check.observe.__module__])
     see, tell, load = checking.observe, _told, answers.load
-    integrity.forbid(course.ROOT, readable())
+    integrity.forbid(course.ROOT, files)
     first = ""
 
     def watched(target, rng):
@@ -209,23 +231,25 @@ def observe(source: str, provided: list[str], seed: int) -> dict:
     try:
         answer = load(answers.Answer(name, source, frozenset(provided)), {other: _given[other] for other in provided})
     except integrity.Refused as error:
-        return {"status": "error", "error": str(error)}
+        return {"refused": str(error)}
     except Exception as error:
-        return {"status": "error", "error": guard.learner_traceback(error).splitlines()[-1]}
+        return {"refused": guard.learner_traceback(error).splitlines()[-1]}
+    setattr(_stands_for[0], name, answer)
     first = changed()
     if not callable(answer):
-        return {"status": "error", "error": f"{name} should be a function or class, and is of type {type(answer).__name__}."}
-    told = tell(see(dataclasses.replace(check, observe=watched), answer, seed, check.seconds))
+        kind = type(answer).__name__
+        return {"refused": f"{name} should be a function or class, and is of type {kind}."}
+    told = tell(see(dataclasses.replace(check, observe=watched), answer, seed, seconds))
     first = first or changed()
     if first:
-        return {"status": "error", "error": f"It changes {first}, which is not its own: an answer may not."}
+        return {"refused": f"It changes {first}, which is not its own: an answer may not."}
     return told
 
 
 def _told(run: checking.Run) -> dict:
     error = run.exception
     if isinstance(error, integrity.Refused):
-        return {"status": "error", "error": str(error)}
+        return {"refused": str(error)}
     return {
         "seen": [[entry.label, wire.pack(entry.value)] for entry in run.observations],
         "changed": run.changed,

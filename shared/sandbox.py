@@ -143,12 +143,14 @@ def _watch(run: _Forked | _Spawned, private: Path, limits: Limits, nonce: str) -
             break
     code = run.close()
     if held is None:
-        raise RuntimeError(f"the sandbox did not start ({_ending(code)}); what does {sys.executable} -I say?")
+        told = (private / "stderr").read_text("utf-8", "replace").strip().splitlines()[-1:]
+        why = told[0] if told else f"what does {sys.executable} -I say?"
+        raise RuntimeError(f"the sandbox did not start ({_ending(code)}): {why}")
     answer = {"status": "failed", "error": f"ended before its last line ({_ending(code)})"}
     with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):  # junk
         claim = json.loads(lines[1])
         if secrets.compare_digest(claim.pop("nonce"), nonce):
-            answer = claim
+            answer = {key: claim[key] for key in ("status", "value", "error", "seconds") if key in claim}
     if over:
         answer = {"status": over[0], "error": over[1]}
     for name in ("stdout", "stderr"):
@@ -286,7 +288,7 @@ def _end_server(server: subprocess.Popen, control: socket.socket) -> None:
 
 
 @atexit.register
-def _end_servers() -> None:
+def end_servers() -> None:
     while _Forked.servers:
         key, server = _Forked.servers.popitem()
         if key[0] == os.getpid():

@@ -1,4 +1,4 @@
-"""Observations as plain data, to be sent between processes: what arrives is numbers and text, and nothing of it runs."""
+"""Observations as plain data, to be sent between processes: what arrives is never run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pack(value: object) -> object:
 
 def _pack_tensor(value: torch.Tensor) -> list:
     try:
-        plain = value.detach().cpu().contiguous().reshape(-1)
+        plain = value.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
         data = plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
         needs_grad = bool(value.requires_grad and value.is_floating_point())
         return ["tensor", str(plain.dtype), list(value.shape), needs_grad, base64.b64encode(data).decode()]

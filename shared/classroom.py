@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from shared import answers, course, similarity
-from shared.cells import NotebookError, notebook_cells
+from shared.cells import NotebookError, Statement, notebook_cells, statements
 from shared.grading import Judge, Row, candidates, is_open, wanted
 
 MOST_BYTES = 300_000_000  # a notebook with more is not read
@@ -28,7 +28,7 @@ class Notebook:
     """A notebook that was handed in."""
 
     name: str
-    cells: list[str]
+    found: list[Statement]
     problem: str = ""
 
 
@@ -141,7 +141,7 @@ def grade_class(
     asked: dict[str, None] = {}
     for student in students:
         for notebook in student.notebooks:
-            asked |= dict.fromkeys(wanted(notebook.cells))
+            asked |= dict.fromkeys(wanted(notebook.found))
     names = [name for name in course.exercises() if name in asked]
     seeds = {name: _seed(seed, name) for name in names}
     with Judge(kept) as judge:
@@ -170,7 +170,7 @@ def _seed(seed: int, name: str) -> int:
 
 def _candidates(student: Student, name: str) -> list[tuple[answers.Answer, str]]:
     """What may be the student's answer, with the notebook that it stands in; the likeliest first."""
-    found = [(a, notebook.name) for notebook in student.notebooks for a in candidates(notebook.cells, name)]
+    found = [(a, notebook.name) for notebook in student.notebooks for a in candidates(notebook.found, name)]
     return sorted(found, key=lambda entry: (entry[0].borrowed, is_open(entry[0])))
 
 
@@ -225,10 +225,10 @@ def _read(name: str, path: Path) -> Notebook:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise NotebookError(f"{name} is larger than {MOST_BYTES // 10**6} MB: clear its outputs.")
-        cells = notebook_cells(path)
+        found = statements(notebook_cells(path))
     except (NotebookError, OSError, MemoryError) as error:
         return Notebook(name, [], str(error).replace(path.name, name, 1))
-    return Notebook(name, cells, "" if wanted(cells) else f"{name} defines no exercise of the course.")
+    return Notebook(name, found, "" if wanted(found) else f"{name} defines no exercise of the course.")
 
 
 def write_csv(graded: Class, path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Iterator, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from shared import answers, course, judging
 from shared.cards import Card
-from shared.cells import NotebookError, kernel_cells, notebook_cells, statements
+from shared.cells import NotebookError, Statement, kernel_cells, notebook_cells, statements
 from shared.checking import find_check
 
 MOST_CANDIDATES = 3  # definitions of one name that are judged
@@ -117,52 +118,60 @@ def write_gradebook(grades: dict[str, Grade], path: Path) -> None:
 
 def grade_cells(cells: list[str], title: str) -> Grade:
     """Grade the exercises that these cells define, and their lessons' others as missing."""
-    rows = _judge_all(dict.fromkeys(wanted(cells), cells))
+    found = statements(cells)
+    rows = _judge_all(dict.fromkeys(wanted(found), found))
     return Grade(title, rows, "" if rows else "It defines no exercise of the course.")
 
 
-def wanted(cells: list[str]) -> list[str]:
-    """The exercises, in course order, for which these cells are graded."""
-    defined = {name for statement in statements(cells) for name in statement.binds}
+def wanted(found: list[Statement]) -> list[str]:
+    """The exercises for which a notebook is graded, in course order: all of a lesson of which it defines the half.
+
+    A lesson's helper may be called like another lesson's exercise. Where no lesson is defined by half, the one that
+    comes nearest counts; and where nothing is defined, what is borrowed or given to a variable.
+    """
     known = course.exercises()
-    shelves = {(known[name].week, known[name].lesson) for name in defined & known.keys()}
-    near = [e for e in known.values() if (e.week, e.lesson) in shelves]
-    # An earlier lesson's answers are used in a later one: a lesson counts where one of its skeletons stood.
-    own = {shelf: _has_own(cells, shelf, known) for shelf in shelves}
-    return [e.name for e in near if e.name in defined or own[e.week, e.lesson]]
+    names = {name for statement in found for name in statement.binds & known.keys()}
+    every = Counter((e.week, e.lesson) for e in known.values())
+    own = Counter((known[n].week, known[n].lesson) for n in names if any(defines(s, n) for s in found))
+    part = {shelf: count / every[shelf] for shelf, count in own.items()}
+    least = min(0.5, max(part.values(), default=0))
+    return [
+        e.name for e in known.values() if part.get((e.week, e.lesson), -1) >= least or (e.name in names and not part)
+    ]
 
 
-def _has_own(cells: list[str], shelf: tuple[str, str], known: dict[str, course.Exercise]) -> bool:
-    others = [e.name for e in known.values() if (e.week, e.lesson) == shelf]
-    found = (answers.extract(cells, name) for name in others)
-    return any(answer is not None and not answer.borrowed for answer in found)
+def defines(statement: Statement, name: str) -> bool:
+    """Whether this is the function or class of that name."""
+    return name in statement.binds and bool(
+        re.search(rf"^(async def|def|class) {name}\b", statement.source, re.MULTILINE)
+    )
 
 
 def _grade_week(week: str) -> Grade:
-    cells: dict[Path, list[str]] = {}
+    found: dict[Path, list[Statement]] = {}
     unreadable = []
     for exercise in course.exercises().values():
         path = course.lesson_notebook(exercise)
-        if exercise.week == week and path not in cells:
+        if exercise.week == week and path not in found:
             try:
-                cells[path] = notebook_cells(path)
+                found[path] = statements(notebook_cells(path))
             except NotebookError as error:
-                cells[path] = []
+                found[path] = []
                 unreadable.append(str(error))
     mine = {
-        e.name: _or_saved(e, cells[course.lesson_notebook(e)]) for e in course.exercises().values() if e.week == week
+        e.name: _or_saved(e, found[course.lesson_notebook(e)]) for e in course.exercises().values() if e.week == week
     }
     return Grade(f"your {week}", _judge_all(mine), " ".join(unreadable))
 
 
-def _or_saved(exercise: course.Exercise, cells: list[str]) -> list[str]:
+def _or_saved(exercise: course.Exercise, found: list[Statement]) -> list[Statement]:
     """Where a notebook does not answer an exercise, the answer that was saved when it passed.
 
     On Colab the learner's notebook is not on the disk; and a notebook can be lost.
     """
-    answer, saved = answers.extract(cells, exercise.name), answers.saved_path(exercise.name)
-    open_still = answer is None or answer.borrowed or is_open(answer)
-    return [saved.read_text(encoding="utf-8")] if open_still and saved.exists() else cells
+    answered, saved = candidates(found, exercise.name), answers.saved_path(exercise.name)
+    open_still = not answered or answered[0].borrowed or is_open(answered[0])
+    return statements([saved.read_text(encoding="utf-8")]) if open_still and saved.exists() else found
 
 
 def _find_file(path: Path) -> Path:
@@ -172,32 +181,26 @@ def _find_file(path: Path) -> Path:
     raise FileNotFoundError(f"There is no notebook {path} here or in the course's folder.")
 
 
-def _judge_all(cells_of: dict[str, list[str]]) -> list[Row]:
+def _judge_all(found_in: dict[str, list[Statement]]) -> list[Row]:
     """Rows in course order."""
     with Judge() as judge:
-        jobs = [(name, candidates(cells, name), secrets.randbelow(2**31)) for name, cells in cells_of.items()]
+        jobs = [(name, candidates(found, name), secrets.randbelow(2**31)) for name, found in found_in.items()]
         return list(judge.rows(jobs))
 
 
-def candidates(cells: list[str], name: str) -> list[answers.Answer]:
+def candidates(found: list[Statement], name: str) -> list[answers.Answer]:
     """What may be the answer, the likeliest first: of several definitions each stands for itself, the last one first.
 
     A later helper, variable or `borrow` of the same name does not hide an answer; what is still to do comes after it.
     """
-    known, found = course.exercises(), statements(cells)
     binders = [i for i, statement in enumerate(found) if name in statement.binds]
-    if len(binders) <= 1:
-        return [answer for answer in [answers.extract(cells, name, provided=known)] if answer]
-    taken = []
+    taken: dict[str, tuple] = {}
     for last in reversed(binders):
-        kept = [s.source for i, s in enumerate(found) if i == last or name not in s.binds]
-        answer = answers.extract(kept, name, provided=known)
-        if answer.source not in [other.source for other in taken]:
-            taken.append(answer)
-    taken.sort(
-        key=lambda a: (a.borrowed, is_open(a), not re.search(rf"^(async def|def|class) {name}\b", a.source, re.M))
-    )
-    return taken[:MOST_CANDIDATES]
+        kept = [s for i, s in enumerate(found) if i == last or name not in s.binds] if len(binders) > 1 else found
+        answer = answers.extract_from(kept, name, provided=course.exercises())
+        order = (answer.borrowed, is_open(answer), not defines(found[last], name))
+        taken.setdefault(answer.source, (order, answer))
+    return [answer for _, answer in sorted(taken.values(), key=lambda entry: entry[0])][:MOST_CANDIDATES]
 
 
 def is_open(answer: answers.Answer) -> bool:

@@ -18,7 +18,7 @@ import random
 import re
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import numpy
@@ -72,12 +72,13 @@ _LIBRARIES = _entries(
 )
 
 
-def unchanged(*owners) -> Callable[[], str]:
+def unchanged(owners: Iterable, besides: Collection[str] = ()) -> Callable[[], str]:
     """A function that says what is no longer as it is now, of PyTorch, NumPy, Python and these modules; "" if nothing.
 
     It uses no name that an answer could give another meaning.
     """
-    lookups, names, values, told = (list(column) for column in zip(*_LIBRARIES, *_entries(owners), strict=True))
+    own = [entry for entry in _entries(owners) if entry[1] not in besides]
+    lookups, names, values, told = (list(column) for column in zip(*_LIBRARIES, *own, strict=True))
     same, call, every, pair, number = operator.is_, operator.call, all, map, enumerate
 
     def look() -> str:

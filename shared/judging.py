@@ -175,7 +175,7 @@ def _preload(week: str) -> tuple[str, ...]:
 
 _given: dict[str, object] = {}
 _checks: dict[str, checking.Check] = {}
-_stands_for: list = []  # the stripped module: what calls this exercise there gets the answer
+_callers: list[tuple[dict, str]] = []  # where the exercise's name stands in the course: they get the answer
 
 
 class _Stripped(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -199,7 +199,10 @@ def prepare(name: str, module: str, source: str, modules: list[str], given: dict
     for one in modules:
         importlib.import_module(one)
     _given.update({other: getattr(sys.modules[where], other) for other, where in given.items()})
-    _stands_for.append(sys.modules[module])
+    open_still = getattr(sys.modules[module], name)
+    for one in modules:
+        space = vars(sys.modules[one])
+        _callers.extend((space, other) for other, value in space.items() if value is open_still)
     _checks[name] = dataclasses.replace(checking._CHECKS[name], mistakes={}, hints=())
     checking._CHECKS.clear()
     finder.source = ""
@@ -217,7 +220,8 @@ def observe(source: str, provided: list[str], seed: int, seconds: float, files: 
     ((name, check),) = _checks.items()
     shared.mine = shared.borrow = lend
     own = (answers, checking, guard, observations, wire, integrity, sys.modules[__name__])
-    changed = integrity.unchanged(*own, observations.Recorder, sys.modules[check.observe.__module__])
+    own += (observations.Recorder, sys.modules[check.observe.__module__])
+    changed = integrity.unchanged(own, besides={other for _, other in _callers})
     see, tell, load = checking.observe, _told, answers.load
     integrity.forbid(course.ROOT, files)
     first = ""
@@ -234,7 +238,8 @@ def observe(source: str, provided: list[str], seed: int, seconds: float, files: 
         return {"refused": str(error)}
     except Exception as error:
         return {"refused": guard.learner_traceback(error).splitlines()[-1]}
-    setattr(_stands_for[0], name, answer)
+    for space, other in _callers:
+        space[other] = answer
     first = changed()
     if not callable(answer):
         kind = type(answer).__name__

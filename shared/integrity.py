@@ -19,7 +19,6 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
 
 import numpy
 import numpy.testing
@@ -92,16 +91,16 @@ def unchanged(owners: Iterable, besides: Collection[str] = ()) -> Callable[[], s
     return look
 
 
-def forbid(root: Path, readable: Iterable[str]) -> None:
+def forbid(roots: Iterable[str], readable: Iterable[str]) -> None:
     """From now on refuse an answer that looks into frames, all objects, memory, or the course's files.
 
     Cannot be taken back. Landlock keeps the files where there is one; this also on macOS and Windows.
     """
     sys.meta_path.insert(0, NoSolutions())
     libraries = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-    inside = str(root) + os.sep
+    inside = tuple(root + os.sep for root in roots)
     allowed = (*readable, *(path for path in (*libraries, sys.prefix) if path.startswith(inside)))
-    course_code = tuple(inside + name for name in ("shared", "week"))
+    course_code = tuple(root + name for root in inside for name in ("shared", "week"))
     helpers = ("inspect.py", "traceback.py")
     busy: list[str] = []
 

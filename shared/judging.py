@@ -46,12 +46,13 @@ def judge(answer: answers.Answer, seed: int) -> dict:
         sorted(answer.provided),
         seed,
         check.seconds,
+        copies(),
         readable(),
         limits=Limits(seconds=2 * check.seconds + 10),
         preload=(*_preload(exercise.week), "shared.judging"),
         prepare=(prepare, answer.name, exercise.module, stripped(exercise), modules, given),
         readable=readable(),
-        private=(str(course.ROOT),),
+        private=copies(),
     )
     if outcome.passed:
         return {"saw": outcome.value, "seconds": outcome.seconds}
@@ -111,6 +112,13 @@ def stripped(exercise: course.Exercise) -> str:
     if text.count(exercise.source) != 1:
         raise course.SourceError(exercise.path, exercise.line, f"{exercise.name} does not stand there just once")
     return text.replace(exercise.source, exercise.skeleton)
+
+
+@functools.cache
+def copies() -> tuple[str, ...]:
+    """The folders that modules come from and that hold the course; not one with all packages, which are needed."""
+    holding = [path for path in sys.path if path and any(Path(path).glob("week[0-9]*_*/solutions"))]
+    return tuple(dict.fromkeys([str(course.ROOT), *(path for path in holding if "-packages" not in path)]))
 
 
 @functools.cache
@@ -215,7 +223,7 @@ def lend(name: str) -> object:
     return _given[name]
 
 
-def observe(source: str, provided: list[str], seed: int, seconds: float, files: list[str]) -> dict:
+def observe(source: str, provided: list[str], seed: int, seconds: float, roots: list[str], files: list[str]) -> dict:
     """What the check saw of an answer, as plain data. Called in the sandbox, after `prepare`."""
     ((name, check),) = _checks.items()
     shared.mine = shared.borrow = lend
@@ -223,7 +231,7 @@ def observe(source: str, provided: list[str], seed: int, seconds: float, files: 
     own += (observations.Recorder, sys.modules[check.observe.__module__])
     changed = integrity.unchanged(own, besides={other for _, other in _callers})
     see, tell, load = checking.observe, _told, answers.load
-    integrity.forbid(course.ROOT, files)
+    integrity.forbid(roots, files)
     first = ""
 
     def watched(target, rng):

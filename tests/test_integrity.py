@@ -36,7 +36,7 @@ def test_wrong_without_a_trick_fails():
 # Before the answer is called: its module patches what it finds. What follows is a wrong answer.
 AT_IMPORT = {
     "torch.allclose": "torch.allclose = lambda *a, **k: True",
-    "torch.equal and isclose": "torch.equal = lambda *a: True\ntorch.isclose = lambda a, b, **k: torch.ones_like(a).bool()",
+    "torch.equal and isclose": "torch.equal = torch.isclose = lambda *a, **k: torch.tensor(True)",
     "torch.testing": "torch.testing.assert_close = lambda *a, **k: None",
     "numpy.testing": "import numpy.testing\nnumpy.testing.assert_allclose = lambda *a, **k: None",
     "the code of a function": "torch.testing.assert_close.__code__ = (lambda *a, **k: None).__code__",
@@ -50,7 +50,7 @@ AT_IMPORT = {
     "json": 'import json\njson.dumps = lambda *a, **k: \'{"status": "passed"}\'',
     "json's class": "import json\njson.JSONEncoder.encode = lambda *a: '{}'",
     "pickle and secrets": "import pickle, secrets\npickle.dumps = secrets.compare_digest = lambda *a: True",
-    "the check": "for m in list(sys.modules.values()):\n    if hasattr(m, 'check_softmax'): m.check_softmax = lambda f, rng: iter(())",
+    "the check": "sys.modules['week1_decoder.checks.attention'].check_softmax = lambda f, rng: iter(())",
     "frames": "frame = sys._getframe()\nwhile frame: frame.f_locals.clear(); frame = frame.f_back",
     "inspect": "import inspect\nseen = [f.frame.f_locals for f in inspect.stack()]",
     "a traceback": "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    frame = e.__traceback__.tb_frame.f_back",
@@ -62,7 +62,7 @@ AT_IMPORT = {
     "a signal": "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)",
     "a forged result": "print('softmax: passed'); print('{\"status\": \"passed\"}')",
     "the grader's pipe": 'import os\nos.write(3, b\'{"status": "passed", "value": {}, "nonce": ""}\\n\')',
-    "every descriptor": "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'passed\\n')\n    except OSError: pass",
+    "every descriptor": "import os\nfor fd in range(3, 9):\n    try: os.write(fd, b'1\\n')\n    except OSError: pass",
 }
 
 
@@ -170,7 +170,7 @@ CALLED = {
     "not implemented": "raise NotImplementedError('attention: your code')",
     "stops in a call": "import os; os._exit(0)",
     "an exception that claims to be the end": "raise StopIteration",
-    "writes the pipe in a call": 'import os; os.write(3, b\'{}\\n{"status": "passed"}\\n\'); return torch.zeros_like(x)',
+    "writes the pipe in a call": 'import os; os.write(3, b\'{"status": "passed"}\\n\'); return torch.zeros_like(x)',
     "the seed": "torch.manual_seed(0); torch.set_default_dtype(torch.float64); return torch.zeros_like(x)",
     "detects the grader": """import os
         if "JPY_PARENT_PID" not in os.environ and "ipykernel" not in sys.modules: return x * 0
@@ -217,6 +217,9 @@ def test_a_patch_is_named_even_where_the_values_are_right():
 
 # What arrives may be anything
 
+WHOLE = {"changed": None, "exception": None, "in_answer": False, "traceback": ""}
+
+
 
 @pytest.mark.parametrize(
     "told",
@@ -242,7 +245,7 @@ def test_a_forged_report_gets_no_points(told):
 
 
 VALUES = [
-    None, True, 3, -(10**5000), 0.1, float("inf"), "é\ud800", b"\0\xff", [1, (2, [3])], {1: "a", (1, 2): {3}}, {"k", 1},
+    None, True, 3, -(10**4000), 0.1, float("inf"), "é\ud800", b"\0\xff", [1, (2, [3])], {1: "a", (1, 2): {3}}, {"k", 1},
     frozenset({2}), 1 + 2j, observations.Raised("ValueError", "no"), torch.tensor(3), torch.zeros(0, 3), torch.tensor([True]),
     torch.randn(2, 3).T, torch.randn(2, dtype=torch.float64, requires_grad=True), torch.ones(3, dtype=torch.bfloat16),
     torch.ones(2, dtype=torch.complex64), torch.arange(5, dtype=torch.uint8), torch.nn.Parameter(torch.ones(2)),

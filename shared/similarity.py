@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import builtins
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,18 +38,17 @@ class Pair:
 
 
 def shape(source: str) -> Shape:
-    """Names by the order in which they come, no docstrings, comments, annotations, imports or formatting."""
+    """Its own names by the order in which they come, no docstrings, comments, annotations, imports or formatting."""
     names: dict[str, str] = {}
     nodes: list[str] = []
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Shape(())
-    imported = {alias.asname or alias.name for n in ast.walk(tree) if _is_import(n) for alias in n.names}
+    own = set(map(_bound, ast.walk(tree)))
 
     def renamed(name: str) -> str:
-        kept = name in imported or hasattr(builtins, name)
-        return name if kept else names.setdefault(name, f"v{len(names)}")
+        return names.setdefault(name, f"v{len(names)}") if name in own else name
 
     def visit(node: ast.AST) -> None:
         if _is_import(node) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
@@ -82,6 +80,14 @@ def shape(source: str) -> Shape:
     except RecursionError:
         return Shape(())
     return Shape(tuple(nodes))
+
+
+def _bound(node: ast.AST) -> str | None:
+    """The name that a node gives a value to."""
+    if isinstance(node, ast.Name):
+        return node.id if isinstance(node.ctx, ast.Store) else None
+    defines = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    return node.name if defines else node.arg if isinstance(node, ast.arg) else None
 
 
 def _is_import(node: ast.AST) -> bool:

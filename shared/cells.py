@@ -117,31 +117,30 @@ def without_magics(cell: str) -> str:
 
 def statements(cells: Iterable[str]) -> list[Statement]:
     """The binding statements of all cells that are valid Python, in order."""
-    return list(_statements(tuple(cells)))
+    return [statement for cell in cells for statement in _statements(cell)]
 
 
-@functools.lru_cache(maxsize=16)
-def _statements(cells: tuple[str, ...]) -> list[Statement]:
+@functools.lru_cache(maxsize=4096)  # the notebooks of a class have most cells in common
+def _statements(cell: str) -> list[Statement]:
     found = []
-    for cell in cells:
-        text = without_magics(cell)
-        try:
-            tree = ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+    text = without_magics(cell)
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    lines = text.splitlines()
+    for node in tree.body:
+        binds, changes = bound(node)
+        if not binds and not changes:
             continue
-        lines = text.splitlines()
-        for node in tree.body:
-            binds, changes = bound(node)
-            if not binds and not changes:
-                continue
-            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-            source = "\n".join(lines[first - 1 : node.end_lineno])
-            if lines[first - 1][: node.col_offset].strip() or ";" in lines[node.end_lineno - 1][node.end_col_offset :]:
-                source = ast.get_source_segment(text, node) or source  # several statements on one line
-            try:
-                found.append(Statement(source, binds, changes, used(source)))
-            except (SyntaxError, RecursionError):  # some errors are only found when Python compiles
-                continue
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        source = "\n".join(lines[first - 1 : node.end_lineno])
+        if lines[first - 1][: node.col_offset].strip() or ";" in lines[node.end_lineno - 1][node.end_col_offset :]:
+            source = ast.get_source_segment(text, node) or source  # several statements on one line
+        try:
+            found.append(Statement(source, binds, changes, used(source)))
+        except (SyntaxError, RecursionError):  # some errors are only found when Python compiles
+            continue
     return found
 
 

@@ -178,6 +178,8 @@ def grade(options: argparse.Namespace) -> int:
     target = Path(options.target)
     if target.is_dir() and options.target.strip("/") not in course.weeks():
         return _grade_class(target, options.out, options.seed)
+    if any(path.suffix.lower() in (".html", ".htm") for path in options.out):
+        raise ValueError("An HTML page is made of a folder of notebooks. For one notebook: --out grades.csv")
     graded = grade_one(options.target)
     print(graded)
     for path in options.out:

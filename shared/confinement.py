@@ -101,7 +101,6 @@ def _become_child(lease: int, channel: int, out: int, err: int) -> None:
         _work(job, functools.partial(os.write, 3))
     except BaseException:
         traceback.print_exc()
-        sys.stderr.flush()
     finally:
         os._exit(1)
 
@@ -135,8 +134,7 @@ def _work(job: dict, report) -> None:
 
 
 def _sealed(nonce: str, report):
-    leave = os._exit  # as it is now, like what writes JSON: a program may put its own in their place
-    write = _json_writer()
+    write, leave = _json_writer(), os._exit  # as they are now: a program may put its own in their place
 
     def finish(answer: dict, seconds: float) -> None:
         line = write(answer | {"seconds": seconds, "nonce": nonce}).encode()
@@ -150,10 +148,8 @@ def _sealed(nonce: str, report):
 
 def _json_writer():
     """json.dumps by the C encoder alone, which no program can change."""
-    quote, make = json.encoder.c_encode_basestring_ascii, json.encoder.c_make_encoder
-    if not (quote and make):
-        return json.dumps
-    encode, join = make(None, json.JSONEncoder().default, quote, None, ": ", ", ", False, False, True), "".join
+    quote, make, join = json.encoder.c_encode_basestring_ascii, json.encoder.c_make_encoder, "".join
+    encode = make(None, json.JSONEncoder().default, quote, None, ": ", ", ", False, False, True)
     return lambda value: join(encode(value, 0))
 
 
@@ -242,9 +238,8 @@ def _allow_files(folder: str, home: str, private=(), readable=()) -> bool:
     everything = 2 ** (16 if version >= 5 else 15) - 1
     execute, write, read, read_folder, truncate = 1, 2, 4, 8, 1 << 14
     ruleset = landlock(create, struct.pack("=Q", everything), 8, 0)
-    without = {os.path.realpath(path) for path in private}
-    found = [*(path for path in _readable() if path not in without), *readable]
-    allowed = dict.fromkeys(found, execute | read | read_folder)
+    found = set(_readable()) - set(map(os.path.realpath, private))
+    allowed = dict.fromkeys([*found, *readable], execute | read | read_folder)
     allowed |= {"/dev/null": read | write, folder: everything}
     for path, rights in allowed.items():
         with contextlib.suppress(OSError):

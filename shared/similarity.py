@@ -12,7 +12,7 @@ WINDOW = 6  # syntax-tree nodes that are compared as one piece
 ALIKE = 0.9  # share of pieces in common from which two answers count as near-identical
 LEAST_NODES = 60  # a shorter answer has too few ways to be written
 LEAST_IN_ALL = 250  # nodes in common, over all exercises, from which a pair is worth a look
-COMMON = 0.25  # what so many of a class wrote (and four at least) is how one writes it
+COMMON = 0.15  # what so many of a class wrote (and four at least) is how one writes it
 
 
 @dataclass(frozen=True)

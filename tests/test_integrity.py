@@ -124,15 +124,14 @@ def test_not_even_behind_a_try():
     assert graded(source)[0] == "failed"
 
 
-def test_the_solutions_cannot_be_read_from_another_kind_of_process_either():
-    """Landlock, not Python, refuses: also to code that goes around Python's own open."""
+def test_what_goes_around_pythons_own_open_does_not_read_the_solutions_either():
+    """There it is Landlock that refuses."""
     needs("files")
     source = """
-        import numpy, shared, os
+        import shared, os
         path = os.path.dirname(os.path.dirname(shared.__file__)) + "/week1_decoder/solutions/attention.py"
         def softmax(x, dim):
-            torch._C._load_for_lite_interpreter if False else None
-            size = torch.from_file(path, dtype=torch.uint8, size=100).sum()
+            torch.from_file(path, dtype=torch.uint8, size=100).sum()
             return torch.softmax(x, dim)
     """
     assert graded(source)[0] != "passed"
@@ -293,7 +292,16 @@ def test_honest_answers_that_do_unusual_things_pass():
         assert graded(f"def softmax(x, dim):\n    {body}\n") == ("passed", ""), body
 
 
-SAMPLE = list(course.exercises())[::6] + ["init_weights", "GPT", "bert_score", "generate_cached"]
+# Among them those whose check calls the reference itself, by way of another one.
+SAMPLE = [
+    "encode_bpe",
+    "MultiHeadAttention",
+    "init_weights",
+    "GPT",
+    "completion_log_prob",
+    "bert_score",
+    "generate_cached",
+]
 
 
 def test_references_pass_from_the_stripped_process():

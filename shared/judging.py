@@ -28,6 +28,8 @@ from shared.limits import Limits
 from shared.sandbox import call
 
 HIDDEN = ("solutions", "checks", "lessons", "questions")  # shelves that no child may read once the answer runs
+# What PyTorch imports at the first tensor without data, and at the first compilation: ten seconds, not of the answer's.
+DYNAMO = ("torch._dynamo", "torch._inductor.decomposition")
 
 
 # In the grader's process
@@ -40,6 +42,7 @@ def judge(answer: answers.Answer, seed: int) -> dict:
     given = {name: course.find(name).module for name in sorted({*answer.provided, *lends} - {answer.name})}
     starts = (f"{exercise.week}.checks.{exercise.lesson}", exercise.module, *given.values())
     modules = sorted({module for start in starts for module in _reached(start)[0]})
+    heavy = DYNAMO if re.search(r"['\"]meta['\"]|torch\.compile", answer.source) else ()
     outcome = call(
         observe,
         answer.source,
@@ -49,7 +52,7 @@ def judge(answer: answers.Answer, seed: int) -> dict:
         copies(),
         readable(),
         limits=Limits(seconds=2 * check.seconds + 10),
-        preload=(*_preload(exercise.week), "shared.judging"),
+        preload=(*_preload(exercise.week), *heavy, "shared.judging"),
         prepare=(prepare, answer.name, exercise.module, stripped(exercise), modules, given),
         readable=readable(),
         private=copies(),

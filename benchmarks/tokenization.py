@@ -78,9 +78,7 @@ def naive_over_distinct_words(text: str, vocab_size: int) -> list:
     """The naive trainer with one concession: each distinct pre-token is held once, with its count."""
     pretokens = Counter(regex.findall(GPT2_PATTERN, text))
     words = [list(word.encode()) for word in pretokens]
-    return recount_steps(
-        words, list(pretokens.values()), {b: bytes([b]) for b in range(256)}, vocab_size - 256
-    )
+    return recount_steps(words, list(pretokens.values()), {b: bytes([b]) for b in range(256)}, vocab_size - 256)
 
 
 def naive_over_the_text(text: str, merges: list, stops: int = 4, steps: int = 2) -> float:
@@ -169,9 +167,7 @@ def main() -> None:
             for size in sizes:
                 part = text.encode()[:size].decode(errors="ignore")
                 seconds, (vocab, _) = timed(train_bpe, part, vocab_size)
-                row.append(
-                    f"{seconds:.2f}" + (f" (ends at {len(vocab):,})" if len(vocab) < vocab_size else "")
-                )
+                row.append(f"{seconds:.2f}" + (f" (ends at {len(vocab):,})" if len(vocab) < vocab_size else ""))
             rows.append(row)
         table([f"{name}: vocabulary", *(f"{size:,} bytes" for size in sizes)], rows)
 
@@ -189,10 +185,7 @@ def main() -> None:
             [
                 name,
                 f"{len(ids):,}",
-                *(
-                    f"{seconds:.2f} s ({megabytes / seconds:.1f} MB/s)"
-                    for seconds in (ours, tiktoken, tokenizers)
-                ),
+                *(f"{seconds:.2f} s ({megabytes / seconds:.1f} MB/s)" for seconds in (ours, tiktoken, tokenizers)),
             ]
         )
     table(["text", "tokens (all three equal)", "ours", "tiktoken", "tokenizers"], rows)

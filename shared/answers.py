@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared import course
-from shared.cells import bound, statements
+from shared.cells import Statement, bound, statements
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,12 @@ def extract(cells: Iterable[str], name: str, provided: Iterable[str] = ()) -> An
 
     Names in `provided` are not taken from the cells: whoever loads the answer gives them.
     """
+    return extract_from(statements(cells), name, provided)
+
+
+def extract_from(found: list[Statement], name: str, provided: Iterable[str] = ()) -> Answer | None:
+    """`extract` from statements that are read already."""
     provided = frozenset(provided) - {name}
-    found = statements(cells)
     last: dict[str, int] = {}
     for index, statement in enumerate(found):
         last.update(dict.fromkeys(statement.binds, index))

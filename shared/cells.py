@@ -35,19 +35,18 @@ def notebook_cells(path: Path) -> list[str]:
     """Sources of the code cells of a notebook of any format version; NotebookError if there are none to read."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NotebookError(f"{Path(path).name} cannot be read as a notebook: {error}") from None
-    if not isinstance(data, dict):
-        raise NotebookError(f"{Path(path).name} is JSON, but not a notebook: it has no cells.")
-    sheets = data.get("worksheets") or [data]
-    if not any(isinstance(sheet, dict) and "cells" in sheet for sheet in sheets):
+    sheets = data.get("worksheets") or [data] if isinstance(data, dict) else []
+    sheets = sheets if isinstance(sheets, list) else []
+    found = [sheet["cells"] for sheet in sheets if isinstance(sheet, dict) and "cells" in sheet]
+    if not found or not all(isinstance(cells, list) for cells in found):
         raise NotebookError(f"{Path(path).name} is JSON, but not a notebook: it has no cells.")
     sources = []
-    for sheet in sheets:
-        for cell in sheet.get("cells", []):
-            if isinstance(cell, dict) and cell.get("cell_type") == "code":
-                source = cell.get("source", cell.get("input", ""))
-                sources.append("".join(source) if isinstance(source, list) else str(source))
+    for cell in (cell for cells in found for cell in cells):
+        if isinstance(cell, dict) and cell.get("cell_type") == "code":
+            source = cell.get("source", cell.get("input", ""))  # nbformat 3 calls it input
+            sources.append("".join(map(str, source)) if isinstance(source, list) else str(source))
     return sources
 
 
@@ -118,28 +117,30 @@ def without_magics(cell: str) -> str:
 
 def statements(cells: Iterable[str]) -> list[Statement]:
     """The binding statements of all cells that are valid Python, in order."""
-    return list(_statements(tuple(cells)))
+    return [statement for cell in cells for statement in _statements(cell)]
 
 
-@functools.lru_cache(maxsize=16)
-def _statements(cells: tuple[str, ...]) -> list[Statement]:
+@functools.lru_cache(maxsize=4096)  # the notebooks of a class have most cells in common
+def _statements(cell: str) -> list[Statement]:
     found = []
-    for cell in cells:
-        text = without_magics(cell)
-        try:
-            tree = ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+    text = without_magics(cell)
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    lines = text.splitlines()
+    for node in tree.body:
+        binds, changes = bound(node)
+        if not binds and not changes:
             continue
-        lines = text.splitlines()
-        for node in tree.body:
-            binds, changes = bound(node)
-            if not binds and not changes:
-                continue
-            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-            source = "\n".join(lines[first - 1 : node.end_lineno])
-            if lines[first - 1][: node.col_offset].strip() or ";" in lines[node.end_lineno - 1][node.end_col_offset :]:
-                source = ast.get_source_segment(text, node) or source  # several statements on one line
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        source = "\n".join(lines[first - 1 : node.end_lineno])
+        if lines[first - 1][: node.col_offset].strip() or ";" in lines[node.end_lineno - 1][node.end_col_offset :]:
+            source = ast.get_source_segment(text, node) or source  # several statements on one line
+        try:
             found.append(Statement(source, binds, changes, used(source)))
+        except (SyntaxError, RecursionError):  # some errors are only found when Python compiles
+            continue
     return found
 
 

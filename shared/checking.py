@@ -118,14 +118,18 @@ def raised(function: Callable, *args, **kwargs) -> str:
 
 
 @dataclass
-class _Run:
+class Run:
+    """What a check saw of one answer; it can be told from one process to another."""
+
     observations: list[Observation]
     exception: BaseException | None = None
     printed: str = ""
     changed: str | None = None  # the argument that was changed in place
+    in_answer: bool = False  # the exception came from the learner's own lines
+    traceback: str = ""  # those lines, and the exception
 
 
-def _observe(check: Check, answer: object, seed: int, seconds: float) -> _Run:
+def observe(check: Check, answer: object, seed: int, seconds: float) -> Run:
     """All observations of one answer; an exception becomes the last of them."""
     import torch
 
@@ -146,27 +150,30 @@ def _observe(check: Check, answer: object, seed: int, seconds: float) -> _Run:
             message = "" if isinstance(error, TimedOut) else " ".join(str(error).split())[:300]
             inputs = dict(getattr(target, "inputs", {}))
             seen.append(Observation("", Raised(type(error).__name__, message), inputs))
-    return _Run(seen, problem, printed.getvalue(), getattr(target, "changed", None))
+    run = Run(seen, problem, printed.getvalue(), getattr(target, "changed", None))
+    if problem is not None:
+        run.in_answer, run.traceback = bool(learner_frames(problem)), learner_traceback(problem)
+    return run
 
 
 @functools.lru_cache(maxsize=64)
-def _expected(name: str, seed: int) -> _Run:
+def _expected(name: str, seed: int) -> Run:
     check = find_check(name)
-    run = _observe(check, course.reference(name), seed, seconds=60)
+    run = observe(check, course.reference(name), seed, seconds=60)
     if run.exception is not None:
         raise RuntimeError(f"the check of {name} fails on the reference itself") from run.exception
     return run
 
 
 @functools.lru_cache(maxsize=1024)
-def _of_mistake(name: str, sentence: str, seed: int) -> _Run:
+def _of_mistake(name: str, sentence: str, seed: int) -> Run:
     check = find_check(name)
     made = check.mistakes[sentence]
     wrong = made if callable(made) else course.edited(course.find(name), made)
-    return _observe(check, wrong, seed, seconds=5)
+    return observe(check, wrong, seed, seconds=5)
 
 
-def _differences(check: Check, expected: _Run, run: _Run) -> list[tuple[Observation, Observation | None, Difference]]:
+def _differences(check: Check, expected: Run, run: Run) -> list[tuple[Observation, Observation | None, Difference]]:
     """Pairs that differ; observations that were never reached come with None."""
     found = []
     if run.changed != expected.changed:  # it spoils the observations after it, so it is the first thing to tell
@@ -195,11 +202,18 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
         return Result(name, "error", error=f"{name} should be a function or class, and is of type {kind}.")
     expected = _expected(name, seed)
     start = time.perf_counter()
-    run = _observe(check, answer, seed, check.seconds if seconds is None else seconds)
-    proved = tuple(entry.label for entry in expected.observations)
+    run = observe(check, answer, seed, check.seconds if seconds is None else seconds)
+    result = judge(check, seed, run)
+    result.seconds = time.perf_counter() - start
     if not inspect.isclass(answer) and expected.changed is None:
-        proved += (UNCHANGED,)
-    result = Result(name, "passed", time.perf_counter() - start, proved, printed=run.printed)
+        result.proved += (UNCHANGED,)
+    return result
+
+
+def judge(check: Check, seed: int, run: Run) -> Result:
+    """Compare what a check saw of an answer with what it sees of the reference. Nothing of the answer runs here."""
+    name, expected = check.name, _expected(check.name, seed)
+    result = Result(name, "passed", proved=tuple(entry.label for entry in expected.observations), printed=run.printed)
     result.differing = _differences(check, expected, run)
     if not result.differing:
         return result
@@ -213,18 +227,16 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
         result.status = "timeout"
         return result
     result.status = "failed"
-    if run.exception is not None:
-        frames = learner_frames(run.exception)
-        # Raised in the check itself, on a value that was wrong before: that value is what to tell.
-        if frames or isinstance(result.differing[0][1].value, Raised):
-            result.status, result.error = "error", learner_traceback(run.exception)
+    # Raised in the check itself, on a value that was wrong before: that value is what to tell.
+    if run.exception is not None and (run.in_answer or isinstance(result.differing[0][1].value, Raised)):
+        result.status, result.error = "error", run.traceback
     result.mistake = _name_mistake(check, seed, run)
     if result.mistake is None:
         result.resembles = _name_resemblance(check, seed, run)
     return result
 
 
-def _name_mistake(check: Check, seed: int, run: _Run) -> str | None:
+def _name_mistake(check: Check, seed: int, run: Run) -> str | None:
     """The known mistake whose observations all equal these, if there is one."""
     if isinstance(run.observations[0].value, Raised):
         return None  # an exception at once says nothing of what was meant
@@ -238,7 +250,7 @@ def _name_mistake(check: Check, seed: int, run: _Run) -> str | None:
     return None
 
 
-def _name_resemblance(check: Check, seed: int, run: _Run) -> str | None:
+def _name_resemblance(check: Check, seed: int, run: Run) -> str | None:
     """A known mistake that gives the same on the first observation that differs: one of several mistakes, perhaps."""
     pairs = zip(_expected(check.name, seed).observations, run.observations, strict=False)
     found = ((i, compare(e.value, g.value, check.rtol, check.atol), g.value) for i, (e, g) in enumerate(pairs))

@@ -23,7 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     check_parser.add_argument("target", nargs="?", help="a week or a notebook (default: every lesson)")
     grade_parser = commands.add_parser("grade", help="grade a notebook, a week, or a folder of notebooks")
     grade_parser.add_argument("target", help="a week, a notebook or a folder")
-    grade_parser.add_argument("--out", type=Path, help="also write the grades to this CSV file")
+    grade_parser.add_argument(
+        "--out", type=Path, action="append", default=[], help="also write the grades to this .csv or .html file"
+    )
+    grade_parser.add_argument("--seed", type=int, help="of a class: grade again with this seed (default: a fresh one)")
     commands.add_parser("status", help="the six weeks: what is passed, tried and open, and what is next")
     commands.add_parser("leaderboard", help="the models of the course, and yours, over all tasks of week 3")
     commands.add_parser("doctor", help="what works on this machine, what does not, and what to do")
@@ -175,24 +178,38 @@ def _notebooks(target: str | None) -> list[Path]:
 
 def grade(options: argparse.Namespace) -> int:
     from shared.grading import grade as grade_one
-    from shared.grading import grade_folder, write_gradebook
+    from shared.grading import write_gradebook
 
     target = Path(options.target)
     if target.is_dir() and options.target.strip("/") not in course.weeks():
-        grades = grade_folder(target)
-        if not grades:
-            raise FileNotFoundError(f"There is no notebook (*.ipynb) in {target}.")
-    else:
-        grades = {options.target: grade_one(options.target)}
-    for graded in grades.values():
-        print(graded)
-    if len(grades) > 1:
-        print(f"\n{'points':>12}  notebook")
-        for name, graded in grades.items():
-            print(f"{graded.points:5} of {graded.out_of:3}  {name}")
-    if options.out:
-        write_gradebook(grades, options.out)
-        print(f"written: {options.out}")
+        return _grade_class(target, options.out, options.seed)
+    if any(path.suffix.lower() in (".html", ".htm") for path in options.out):
+        raise ValueError("An HTML page is made of a folder of notebooks. For one notebook: --out grades.csv")
+    graded = grade_one(options.target)
+    print(graded)
+    for path in options.out:
+        write_gradebook({options.target: graded}, path)
+        print(f"written: {path}")
+    return 0
+
+
+def _grade_class(folder: Path, out: list[Path], seed: int | None) -> int:
+    from shared.classroom import Kept, grade_class, summary, write_csv
+    from shared.gradebook import write_html
+
+    kept = Kept(out[0].with_suffix(".judged.jsonl")) if out else None
+    try:
+        graded = grade_class(folder, seed=seed, kept=kept, say=lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        if kept is not None:
+            print(f"\nStopped. {len(kept)} judged answers are kept: the same command goes on from there.")
+        raise
+    if not graded.students:
+        raise FileNotFoundError(f"There is no notebook (*.ipynb, also in .zip) in {folder}.")
+    print(summary(graded))
+    for path in out:
+        (write_html if path.suffix.lower() in (".html", ".htm") else write_csv)(graded, path)
+        print(f"written: {path}")
     return 0
 
 

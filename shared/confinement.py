@@ -42,7 +42,8 @@ def _main(end: str, settings: str) -> None:
     sys.argv[1:] = []
     for name in preload:
         with contextlib.suppress(Exception):  # the run itself will say it better
-            importlib.import_module(name)
+            module, _, attribute = name.partition(":")
+            getattr(importlib.import_module(module), attribute or "__name__")  # some packages load on demand
     if end.isdigit():
         _serve(socket.socket(fileno=int(end)))
     with open(end, "ab", buffering=0) as answer:
@@ -98,6 +99,8 @@ def _become_child(lease: int, channel: int, out: int, err: int) -> None:
         with open(3, "rb", closefd=False) as stream:
             job = json.loads(stream.readline())
         _work(job, functools.partial(os.write, 3))
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(1)
 
@@ -110,7 +113,10 @@ def _work(job: dict, report) -> None:
     finish, clock, streams = _sealed(job.pop("nonce"), report), time.monotonic, (sys.stdout, sys.stderr)
     for stream in streams:  # line by line: what was printed before an endless loop is seen
         stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
-    report(json.dumps(_confine(limits, folder, job["home"])).encode() + b"\n")
+    if "prepare" in job:
+        _run_function(**job.pop("prepare"))
+    held = _confine(limits, folder, job["home"], job.pop("private", ()), job.pop("readable", ()))
+    report(json.dumps(held).encode() + b"\n")
     start = clock()
     try:
         value = _run_program(job["code"]) if "code" in job else _run_function(**job)
@@ -128,16 +134,23 @@ def _work(job: dict, report) -> None:
 
 
 def _sealed(nonce: str, report):
-    dumps, leave = json.dumps, os._exit  # as they are now: a program may put its own in their place
+    write, leave = _json_writer(), os._exit  # as they are now: a program may put its own in their place
 
     def finish(answer: dict, seconds: float) -> None:
-        line = dumps(answer | {"seconds": seconds, "nonce": nonce}).encode()
+        line = write(answer | {"seconds": seconds, "nonce": nonce}).encode()
         if len(line) > ANSWER_BYTES:
             return finish({"status": "output", "error": f"returned more than {ANSWER_BYTES:,} bytes"}, seconds)
         report(line + b"\n")
         leave(0)
 
     return finish
+
+
+def _json_writer():
+    """json.dumps by the C encoder alone, which no program can change."""
+    quote, make, join = json.encoder.c_encode_basestring_ascii, json.encoder.c_make_encoder, "".join
+    encode = make(None, json.JSONEncoder().default, quote, None, ": ", ", ", False, False, True)
+    return lambda value: join(encode(value, 0))
 
 
 def _run_program(code: str) -> None:
@@ -171,7 +184,7 @@ def _failure(error: BaseException) -> dict:
     return {"status": status, "error": text + line}
 
 
-def _confine(limits: types.SimpleNamespace, folder: str, home: str) -> dict[str, bool]:
+def _confine(limits: types.SimpleNamespace, folder: str, home: str, private=(), readable=()) -> dict[str, bool]:
     """Take away, for good, what this process may not do. What the system refuses is reported, not raised."""
     if os.name != "posix":
         return {}
@@ -193,7 +206,7 @@ def _confine(limits: types.SimpleNamespace, folder: str, home: str) -> dict[str,
     kernel.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not to outlive the server
     kernel.prctl(38, *map(ctypes.c_ulong, (1, 0, 0, 0)))  # PR_SET_NO_NEW_PRIVS
     kernel.capset(struct.pack("=Ii", 0x20080522, 0), bytes(24))  # an administrator's powers
-    files = _allow_files(folder, home)
+    files = _allow_files(folder, home, private, readable)
     calls = _refuse_calls()
     return {"memory": memory, "files": files and calls, "network": calls, "processes": calls}
 
@@ -212,8 +225,8 @@ def _readable() -> list[str]:
     return sorted({os.path.realpath(path) for path in system + hardware + python})
 
 
-def _allow_files(folder: str, home: str) -> bool:
-    """Landlock: all of `folder`, reading what is `_readable`, and nothing else."""
+def _allow_files(folder: str, home: str, private=(), readable=()) -> bool:
+    """Landlock: all of `folder`, reading what is `_readable` and not `private`, and `readable`; nothing else."""
 
     def landlock(number: int, *arguments) -> int:
         return _kernel().syscall(*(ctypes.c_long(a) if isinstance(a, int) else a for a in (number, *arguments)))
@@ -225,7 +238,8 @@ def _allow_files(folder: str, home: str) -> bool:
     everything = 2 ** (16 if version >= 5 else 15) - 1
     execute, write, read, read_folder, truncate = 1, 2, 4, 8, 1 << 14
     ruleset = landlock(create, struct.pack("=Q", everything), 8, 0)
-    allowed = dict.fromkeys(_readable(), execute | read | read_folder)
+    found = set(_readable()) - set(map(os.path.realpath, private))
+    allowed = dict.fromkeys([*found, *readable], execute | read | read_folder)
     allowed |= {"/dev/null": read | write, folder: everything}
     for path, rights in allowed.items():
         with contextlib.suppress(OSError):

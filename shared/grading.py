@@ -1,23 +1,26 @@
-"""Grade notebooks: find the answers by name, judge each alone in its own process, with fresh seeds."""
+"""Grade notebooks: find the answers by name, judge each alone in a process of its own, with fresh seeds."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import html
+import json
 import os
+import re
 import secrets
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, MutableMapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from shared import answers, course
+from shared import answers, course, judging
 from shared.cards import Card
-from shared.cells import NotebookError, kernel_cells, notebook_cells, statements
-from shared.checking import Check, find_check, run_check
-from shared.guard import learner_traceback
-from shared.limits import Limits
-from shared.sandbox import call
+from shared.cells import NotebookError, Statement, kernel_cells, notebook_cells, statements
+from shared.checking import find_check
 
+MOST_CANDIDATES = 3  # definitions of one name that are judged
 SIGNS = {"passed": "✓", "failed": "✗", "error": "✗", "timeout": "✗", "todo": "○", "missing": "○", "borrowed": "○"}
 
 
@@ -30,6 +33,7 @@ class Row:
     mistake: str = ""
     points: int = 0
     out_of: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(repr=False)
@@ -39,7 +43,6 @@ class Grade(Card):
     title: str
     rows: list[Row]
     note: str = ""
-    seeds: dict[str, int] = field(default_factory=dict)
 
     @property
     def points(self) -> int:
@@ -115,49 +118,60 @@ def write_gradebook(grades: dict[str, Grade], path: Path) -> None:
 
 def grade_cells(cells: list[str], title: str) -> Grade:
     """Grade the exercises that these cells define, and their lessons' others as missing."""
-    defined = {name for statement in statements(cells) for name in statement.binds}
-    known = course.exercises()
-    shelves = {(known[name].week, known[name].lesson) for name in defined & known.keys()}
-    wanted = [e for e in known.values() if (e.week, e.lesson) in shelves]
-    # An earlier lesson's answers are used in a later one: a lesson counts where one of its skeletons stood.
-    wanted = [e for e in wanted if e.name in defined or _has_own(cells, e, known)]
-    rows = _judge_all({e.name: cells for e in wanted})
+    found = statements(cells)
+    rows = _judge_all(dict.fromkeys(wanted(found), found))
     return Grade(title, rows, "" if rows else "It defines no exercise of the course.")
 
 
-def _has_own(cells: list[str], exercise: course.Exercise, known: dict[str, course.Exercise]) -> bool:
-    others = [e.name for e in known.values() if (e.week, e.lesson) == (exercise.week, exercise.lesson)]
-    found = (answers.extract(cells, name) for name in others)
-    return any(answer is not None and not answer.borrowed for answer in found)
+def wanted(found: list[Statement]) -> list[str]:
+    """The exercises for which a notebook is graded, in course order: all of a lesson of which it defines the half.
+
+    A lesson's helper may be called like another lesson's exercise. Where no lesson is defined by half, the one that
+    comes nearest counts; and where nothing is defined, what is borrowed or given to a variable.
+    """
+    known = course.exercises()
+    names = {name for statement in found for name in statement.binds & known.keys()}
+    every = Counter((e.week, e.lesson) for e in known.values())
+    own = Counter((known[n].week, known[n].lesson) for n in names if any(defines(s, n) for s in found))
+    part = {shelf: count / every[shelf] for shelf, count in own.items()}
+    least = min(0.5, max(part.values(), default=0))
+    return [
+        e.name for e in known.values() if part.get((e.week, e.lesson), -1) >= least or (e.name in names and not part)
+    ]
+
+
+def defines(statement: Statement, name: str) -> bool:
+    """Whether this is the function or class of that name."""
+    return name in statement.binds and bool(
+        re.search(rf"^(async def|def|class) {name}\b", statement.source, re.MULTILINE)
+    )
 
 
 def _grade_week(week: str) -> Grade:
-    cells: dict[Path, list[str]] = {}
+    found: dict[Path, list[Statement]] = {}
     unreadable = []
     for exercise in course.exercises().values():
         path = course.lesson_notebook(exercise)
-        if exercise.week == week and path not in cells:
+        if exercise.week == week and path not in found:
             try:
-                cells[path] = notebook_cells(path)
+                found[path] = statements(notebook_cells(path))
             except NotebookError as error:
-                cells[path] = []
+                found[path] = []
                 unreadable.append(str(error))
     mine = {
-        e.name: _or_saved(e, cells[course.lesson_notebook(e)]) for e in course.exercises().values() if e.week == week
+        e.name: _or_saved(e, found[course.lesson_notebook(e)]) for e in course.exercises().values() if e.week == week
     }
     return Grade(f"your {week}", _judge_all(mine), " ".join(unreadable))
 
 
-def _or_saved(exercise: course.Exercise, cells: list[str]) -> list[str]:
+def _or_saved(exercise: course.Exercise, found: list[Statement]) -> list[Statement]:
     """Where a notebook does not answer an exercise, the answer that was saved when it passed.
 
     On Colab the learner's notebook is not on the disk; and a notebook can be lost.
     """
-    answer, saved = answers.extract(cells, exercise.name), answers.saved_path(exercise.name)
-    open_still = (
-        answer is None or answer.borrowed or f'NotImplementedError("{exercise.name}: your code' in answer.source
-    )
-    return [saved.read_text(encoding="utf-8")] if open_still and saved.exists() else cells
+    answered, saved = candidates(found, exercise.name), answers.saved_path(exercise.name)
+    open_still = not answered or answered[0].borrowed or is_open(answered[0])
+    return statements([saved.read_text(encoding="utf-8")]) if open_still and saved.exists() else found
 
 
 def _find_file(path: Path) -> Path:
@@ -167,62 +181,92 @@ def _find_file(path: Path) -> Path:
     raise FileNotFoundError(f"There is no notebook {path} here or in the course's folder.")
 
 
-def _judge_all(cells_of: dict[str, list[str]]) -> list[Row]:
-    """Rows in course order, judged several at a time.
+def _judge_all(found_in: dict[str, list[Statement]]) -> list[Row]:
+    """Rows in course order."""
+    with Judge() as judge:
+        jobs = [(name, candidates(found, name), secrets.randbelow(2**31)) for name, found in found_in.items()]
+        return list(judge.rows(jobs))
 
-    What parses Python stays in this thread, taking out the answers and importing the checks (PyTorch parses what it
-    scripts): `ast.parse` in two threads at once fails in Python 3.11.
+
+def candidates(found: list[Statement], name: str) -> list[answers.Answer]:
+    """What may be the answer, the likeliest first: of several definitions each stands for itself, the last one first.
+
+    A later helper, variable or `borrow` of the same name does not hide an answer; what is still to do comes after it.
     """
-    known = list(course.exercises())
-    taken = [(name, answers.extract(cells, name, provided=known)) for name, cells in cells_of.items()]
-    jobs = [(name, answer, find_check(name)) for name, answer in taken]
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
-        return list(pool.map(lambda job: _judge_one(*job), jobs))
+    binders = [i for i, statement in enumerate(found) if name in statement.binds]
+    taken: dict[str, tuple] = {}
+    for last in reversed(binders):
+        kept = [s for i, s in enumerate(found) if i == last or name not in s.binds] if len(binders) > 1 else found
+        answer = answers.extract_from(kept, name, provided=course.exercises())
+        order = (answer.borrowed, is_open(answer), not defines(found[last], name))
+        taken.setdefault(answer.source, (order, answer))
+    return [answer for _, answer in sorted(taken.values(), key=lambda entry: entry[0])][:MOST_CANDIDATES]
 
 
-def _judge_one(name: str, answer: answers.Answer | None, check: Check) -> Row:
-    worth = check.difficulty
-    if answer is None or answer.borrowed:
-        return Row(name, "missing" if answer is None else "borrowed", "", 0, worth)
-    if answer.missing:
-        names = ", ".join(answer.missing)
-        return Row(name, "error", f"It does not stand alone: no cell defines {names}.", 0, worth)
-    outcome = call(
-        judge,
-        name,
-        answer.source,
-        sorted(answer.provided),
-        secrets.randbelow(2**31),
-        limits=Limits(seconds=2 * check.seconds + 10),
-        preload=("torch", "einops", "jaxtyping", *_check_modules()),
-    )
-    if not outcome.passed:
-        why = "timeout" if outcome.status == "timeout" else "error"
-        return Row(name, why, outcome.error or outcome.status, 0, worth)
-    status, mistake = outcome.value
-    return Row(name, status, mistake, worth if status == "passed" else 0, worth)
+def is_open(answer: answers.Answer) -> bool:
+    """Whether this is the skeleton, untouched at one place at least."""
+    return f'NotImplementedError("{answer.name}: your code' in answer.source
 
 
-def _check_modules() -> tuple[str, ...]:
-    shelves = dict.fromkeys((e.week, e.lesson) for e in course.exercises().values())
-    return tuple(f"{week}.checks.{lesson}" for week, lesson in shelves)
+Job = tuple[str, list[answers.Answer], int]  # exercise, what may be its answer, seed
 
 
-def judge(name: str, source: str, provided: list[str], seed: int) -> tuple[str, str]:
-    """Run one check on the source of one answer: (status, mistake or first difference). Called in the sandbox."""
-    try:
-        given = {other: course.reference(other) for other in provided}
-        answer = answers.load(answers.Answer(name, source, frozenset(provided)), given)
-    except Exception as error:
-        return "error", learner_traceback(error).splitlines()[-1]
-    result = run_check(name, answer, seed=seed)
-    if result.passed or result.status == "todo":
-        return result.status, ""
-    if result.mistake:
-        return result.status, result.mistake
-    if result.error:
-        return result.status, result.error.splitlines()[-1]
-    if result.status == "timeout":
-        return result.status, ""
-    _, _, difference = result.differing[0]
-    return result.status, f"{result.observation}: {difference.text}"
+class Judge:
+    """Judges answers several at a time, and the same answer with the same seed only once.
+
+    The sandbox's processes are watched by threads. What parses Python or computes stays in the caller's: the taking
+    of answers, the import of checks, the comparison. `ast.parse` in two threads at once fails in Python 3.11.
+    """
+
+    def __init__(self, kept: MutableMapping[str, Row] | None = None):
+        self.kept = {} if kept is None else kept
+        self.running: dict[str, Future] = {}
+        self.pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 2)
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.pool.shutdown(wait=not any(error), cancel_futures=True)
+
+    def rows(self, jobs: list[Job]) -> Iterator[Row]:
+        """A row for each job, in order: of the first answer that passes, or else of the first."""
+        for name, answered, seed in jobs:
+            find_check(name)
+            for answer in answered[:1]:
+                self._start(answer, seed)
+        for name, answered, seed in jobs:
+            row = self._row(name, answered[0] if answered else None, seed)
+            for other in answered[1:]:
+                if row.result == "passed" or other.borrowed or is_open(other):
+                    break
+                second = self._row(name, other, seed)
+                row = second if second.result == "passed" else row
+            yield row
+
+    def _start(self, answer: answers.Answer, seed: int) -> str:
+        key = _key(answer, seed)
+        if not (key in self.kept or key in self.running or answer.borrowed or answer.missing):
+            self.running[key] = self.pool.submit(judging.judge, answer, seed)
+        return key
+
+    def _row(self, name: str, answer: answers.Answer | None, seed: int) -> Row:
+        worth = find_check(name).difficulty
+        if answer is None or answer.borrowed:
+            return Row(name, "missing" if answer is None else "borrowed", "", 0, worth)
+        if answer.missing:
+            names = ", ".join(answer.missing)
+            return Row(name, "error", f"It does not stand alone: no cell defines {names}.", 0, worth)
+        key = self._start(answer, seed)
+        if key not in self.kept:
+            told = self.running.pop(key).result()
+            result, mistake = judging.verdict(name, seed, told)
+            points = worth if result == "passed" else 0
+            self.kept[key] = Row(name, result, mistake, points, worth, round(told["seconds"], 2))
+        return self.kept[key]
+
+
+def _key(answer: answers.Answer, seed: int) -> str:
+    """Two answers with the same key get the same grade."""
+    told = [answer.name, answer.source, sorted(answer.provided), seed, judging.version(answer.name)]
+    return hashlib.sha256(json.dumps(told).encode("utf-8", "surrogatepass")).hexdigest()

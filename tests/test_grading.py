@@ -139,7 +139,8 @@ def test_a_folder_gives_a_gradebook_and_no_bad_file_stops_it(tmp_path, capsys):
     second = [row for row in rows if row["notebook"].startswith("group b")]
     assert [row["result"] for row in second].count("passed") == 1
     assert any(row["notebook"] == "broken.ipynb" and "cannot be read" in row["result"] for row in rows)
-    assert "ada.ipynb" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "9 of 9  ada" in out and "broken.ipynb cannot be read" in out
 
 
 def test_a_gradebook_of_nothing_is_refused(tmp_path, capsys):

@@ -40,7 +40,7 @@ def judge(answer: answers.Answer, seed: int) -> dict:
     exercise, check = course.find(answer.name), checking.find_check(answer.name)
     lends = [n for n in re.findall(r"\b(?:mine|borrow)\(\s*['\"](\w+)['\"]", answer.source) if n in course.exercises()]
     given = {name: course.find(name).module for name in sorted({*answer.provided, *lends} - {answer.name})}
-    starts = (f"{exercise.week}.checks.{exercise.lesson}", exercise.module, *given.values())
+    starts = (f"{exercise.week}.checks.{exercise.lesson}", exercise.module, *given.values(), *_helpers(answer.source))
     modules = sorted({module for start in starts for module in _reached(start)[0]})
     heavy = DYNAMO if re.search(r"['\"]meta['\"]|torch\.compile", answer.source) else ()
     outcome = call(
@@ -61,6 +61,13 @@ def judge(answer: answers.Answer, seed: int) -> dict:
         return {"saw": outcome.value, "seconds": outcome.seconds}
     status = outcome.status if outcome.status in ("timeout", "memory") else "error"
     return {"status": status, "error": outcome.error or outcome.status, "seconds": outcome.seconds}
+
+
+def _helpers(source: str) -> list[str]:
+    """The solutions modules of which an answer's cells import helpers and constants, as lessons do, but no exercise."""
+    found = re.findall(r"^from (week\d+_\w+\.solutions\.\w+) import ([\w, ]+)$", source, re.MULTILINE)
+    known = course.exercises()
+    return [module for module, names in found if _module_file(module) and not known.keys() & set(names.split(", "))]
 
 
 def verdict(name: str, seed: int, told: dict) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shared import answers, course, similarity
 from shared.cells import NotebookError, Statement, notebook_cells, statements
-from shared.grading import Judge, Row, candidates, is_open, wanted
+from shared.grading import Judge, Row, Scored, candidates, is_open, wanted
 
 MOST_BYTES = 300_000_000  # a notebook with more is not read
 # What platforms and browsers put into file names, beside the student's own.
@@ -33,7 +33,7 @@ class Notebook:
 
 
 @dataclass
-class Student:
+class Student(Scored):
     """One student's notebooks and grades."""
 
     name: str
@@ -41,14 +41,6 @@ class Student:
     rows: list[Row] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)  # exercise -> the answer's source, skeletons left out
     of: dict[str, str] = field(default_factory=dict)  # exercise -> the notebook that it stands in
-
-    @property
-    def points(self) -> int:
-        return sum(row.points for row in self.rows)
-
-    @property
-    def out_of(self) -> int:
-        return sum(row.out_of for row in self.rows)
 
     @property
     def problems(self) -> list[str]:

@@ -36,13 +36,10 @@ class Row:
     seconds: float = 0.0
 
 
-@dataclass(repr=False)
-class Grade(Card):
-    """The grades of one notebook or week."""
+class Scored:
+    """What has rows has points."""
 
-    title: str
     rows: list[Row]
-    note: str = ""
 
     @property
     def points(self) -> int:
@@ -51,6 +48,15 @@ class Grade(Card):
     @property
     def out_of(self) -> int:
         return sum(row.out_of for row in self.rows)
+
+
+@dataclass(repr=False)
+class Grade(Scored, Card):
+    """The grades of one notebook or week."""
+
+    title: str
+    rows: list[Row]
+    note: str = ""
 
     def lines(self) -> list[str]:
         width = max((len(row.exercise) for row in self.rows), default=0)

@@ -96,20 +96,6 @@ def grade(target: str | Path | None = None) -> Grade:
     return grade_cells(notebook_cells(_find_file(Path(target))), Path(target).name)
 
 
-def grade_folder(folder: Path) -> dict[str, Grade]:
-    """The grade of every notebook below a folder; one that cannot be read gets an empty grade and the reason."""
-    grades = {}
-    for path in sorted(folder.rglob("*.ipynb")):
-        name = path.relative_to(folder).as_posix()
-        if ".ipynb_checkpoints" in path.parts:
-            continue
-        try:
-            grades[name] = grade_cells(notebook_cells(path), name)
-        except NotebookError as error:
-            grades[name] = Grade(name, [], str(error))
-    return grades
-
-
 def write_gradebook(grades: dict[str, Grade], path: Path) -> None:
     """One line an exercise: notebook, exercise, result, points, mistake. CSV."""
     with path.open("w", newline="", encoding="utf-8") as file:

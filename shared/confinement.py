@@ -166,8 +166,8 @@ def _run_function(module: str, function: str, args: list, **_) -> object:
     return found(*args)
 
 
-def _failure(error: BaseException) -> dict:
-    """What a reader is told, without our own frames. The error's methods may be the program's own."""
+def _failure(error: BaseException, isinstance=isinstance, type=type) -> dict:
+    """What a reader is told, without our own frames. The error's methods, and builtins, may be the program's own."""
     steps, line, text = error.__traceback__, "", type(error).__name__
     while steps and steps.tb_frame.f_code.co_filename == __file__:
         steps = steps.tb_next

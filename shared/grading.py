@@ -239,7 +239,7 @@ class Judge:
     def _start(self, answer: answers.Answer, seed: int) -> str:
         key = _key(answer, seed)
         if not (key in self.kept or key in self.running or answer.borrowed or answer.missing):
-            self.running[key] = self.pool.submit(judging.judge, answer, seed)
+            self.running[key] = self.pool.submit(judging.prepared(answer, seed))
         return key
 
     def _row(self, name: str, answer: answers.Answer | None, seed: int) -> Row:

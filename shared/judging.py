@@ -18,6 +18,7 @@ import importlib.abc
 import importlib.util
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -37,13 +38,19 @@ DYNAMO = ("torch._dynamo", "torch._inductor.decomposition")
 
 def judge(answer: answers.Answer, seed: int) -> dict:
     """Run the check of an answer in the sandbox. What comes back is not yet compared: `verdict` does that."""
+    return prepared(answer, seed)()
+
+
+def prepared(answer: answers.Answer, seed: int) -> Callable[[], dict]:
+    """What runs the check, from any thread: it only waits for the sandbox. All that parses Python is done here."""
     exercise, check = course.find(answer.name), checking.find_check(answer.name)
     lends = [n for n in re.findall(r"\b(?:mine|borrow)\(\s*['\"](\w+)['\"]", answer.source) if n in course.exercises()]
     given = {name: course.find(name).module for name in sorted({*answer.provided, *lends} - {answer.name})}
     starts = (f"{exercise.week}.checks.{exercise.lesson}", exercise.module, *given.values(), *_helpers(answer.source))
     modules = sorted({module for start in starts for module in _reached(start)[0]})
     heavy = DYNAMO if re.search(r"['\"]meta['\"]|torch\.compile", answer.source) else ()
-    outcome = call(
+    return functools.partial(
+        _run,
         observe,
         answer.source,
         sorted(answer.provided),
@@ -57,6 +64,10 @@ def judge(answer: answers.Answer, seed: int) -> dict:
         readable=readable(),
         private=copies(),
     )
+
+
+def _run(*args, **how) -> dict:
+    outcome = call(*args, **how)
     if outcome.passed:
         return {"saw": outcome.value, "seconds": outcome.seconds}
     status = outcome.status if outcome.status in ("timeout", "memory") else "error"

@@ -30,14 +30,14 @@ def no_sandbox(monkeypatch):
     """Judge in no time: what holds `right` passes. For tests of what is around the judging."""
     judged = []
 
-    def judge(answer, seed):
+    def prepared(answer, seed):
         judged.append(answer.name)
-        return {"saw": answer.source, "seconds": 0.5}
+        return lambda: {"saw": answer.source, "seconds": 0.5}
 
     def verdict(name, seed, told):
         return ("passed", "") if "right" in told["saw"] else ("failed", f"{name} is wrong.")
 
-    monkeypatch.setattr(judging, "judge", judge)
+    monkeypatch.setattr(judging, "prepared", prepared)
     monkeypatch.setattr(judging, "verdict", verdict)
     return judged
 

@@ -272,8 +272,8 @@ for name, schedule in tqdm({"static": static_batching, "continuous": continuous_
         runs = [latencies(schedule, draw_requests(load * full, 250, seed), 8) for seed in SEEDS]
         curves[name, load] = np.array([[np.median(run), np.percentile(run, 95)] for run in runs])
 fig, ax = figure("Static batching is overwhelmed long before continuous batching", "load, % of 8 full slots", "seconds to the whole answer")
-for colour, name in zip(COLOURS, ("static", "continuous"), strict=False):
-    for column, (label, style) in enumerate((("median", "-"), ("95 of 100 are faster", "--"))):
+for colour, marker, name in zip(COLOURS, MARKERS, ("static", "continuous"), strict=False):
+    for column, (label, style) in enumerate((("median", f"{marker}-"), ("95 of 100 are faster", f"{marker}--"))):
         values = np.array([curves[name, load][:, column] for load in LOADS])
         ax.plot([100 * load for load in LOADS], values.mean(1), style, color=colour, label=f"{name}, {label}")
         ax.fill_between([100 * load for load in LOADS], values.min(1), values.max(1), color=colour, alpha=0.15)

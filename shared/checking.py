@@ -6,12 +6,16 @@ import contextlib
 import functools
 import inspect
 import time
+import traceback
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from shared import course
-from shared.guard import Bounded, TimedOut, global_state_kept, learner_frames, learner_traceback, time_limit
-from shared.observations import UNCHANGED, Difference, Observation, Raised, Recorder, compare, size, snapshot
+from shared.globalstate import global_state_kept
+from shared.guard import Bounded, Failure, TimedOut, described, time_limit
+from shared.observations import UNCHANGED, Difference, Observation, Recorder, compare
+from shared.values import Raised, brief, kind, name_of, size, snapshot
 
 LESSON_SEED = 2026  # the lessons always show these inputs; the grade uses fresh ones
 
@@ -120,41 +124,68 @@ def raised(function: Callable, *args, **kwargs) -> str:
 @dataclass
 class _Run:
     observations: list[Observation]
-    exception: BaseException | None = None
+    failure: Failure | None = None
+    timed_out: bool = False
     printed: str = ""
+    inputs: dict[str, object] = field(default_factory=dict)  # of the latest call
     changed: str | None = None  # the argument that was changed in place
 
 
-def _observe(check: Check, answer: object, seed: int, seconds: float) -> _Run:
-    """All observations of one answer; an exception becomes the last of them."""
+def _observe(check: Check, answer: object, seed: int, seconds: float, trusted: bool = True) -> _Run:
+    """All observations of one answer; an exception becomes the last of them. What it says is read under the limit too.
+
+    Of what the answer gave only snapshots are left afterwards: none of its code runs when they are compared and shown.
+    """
+    run, printed = _Run([]), Bounded()
+    error = None
+    with global_state_kept(names=not trusted), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            with time_limit(seconds) as alarm:
+                _take_observations(run, check, answer, seed)
+        except BaseException as caught:
+            error = caught
+    run.printed = printed.getvalue()
+    if alarm.sounded:  # even if the answer went on after it
+        run.timed_out, error = True, TimedOut()
+    if alarm.interrupted:
+        raise KeyboardInterrupt
+    if error is not None:
+        run.failure = _in_words(error)
+        run.observations.append(Observation("", Raised(run.failure.kind, run.failure.message), run.inputs))
+    return run
+
+
+def _take_observations(run: _Run, check: Check, answer: object, seed: int) -> None:
     import torch
 
-    target = answer if inspect.isclass(answer) else Recorder(answer)
-    seen: list[Observation] = []
-    printed = Bounded()
-    problem: BaseException | None = None
-    with global_state_kept(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        try:
-            with time_limit(seconds):
-                for label, value, *inputs in check.observe(target, torch.Generator().manual_seed(seed)):
-                    shown = inputs[0] if inputs else getattr(target, "inputs", {})
-                    seen.append(Observation(label, snapshot(value), dict(shown)))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            problem = error
-            message = "" if isinstance(error, TimedOut) else " ".join(str(error).split())[:300]
-            inputs = dict(getattr(target, "inputs", {}))
-            seen.append(Observation("", Raised(type(error).__name__, message), inputs))
-    return _Run(seen, problem, printed.getvalue(), getattr(target, "changed", None))
+    target = answer if _is_class(answer) else Recorder(answer)
+    try:
+        for label, value, *inputs in check.observe(target, torch.Generator().manual_seed(seed)):
+            shown = snapshot(inputs[0]) if inputs else getattr(target, "inputs", {})
+            run.observations.append(Observation(label, snapshot(value), dict(shown)))
+    finally:
+        run.inputs, run.changed = getattr(target, "inputs", {}), getattr(target, "changed", None)
+
+
+def _in_words(error: BaseException) -> Failure:
+    """What there is to tell of an exception; what its frames hold is freed, here where the time is limited."""
+    failure = Failure(name_of(type(error)), "", name_of(type(error)))
+    with contextlib.suppress(BaseException), time_limit(1):
+        failure = described(error)
+        traceback.clear_frames(error.__traceback__)
+    return failure
+
+
+def _is_class(answer: object) -> bool:
+    return issubclass(type(answer), type)
 
 
 @functools.lru_cache(maxsize=64)
 def _expected(name: str, seed: int) -> _Run:
     check = find_check(name)
     run = _observe(check, course.reference(name), seed, seconds=60)
-    if run.exception is not None:
-        raise RuntimeError(f"the check of {name} fails on the reference itself") from run.exception
+    if run.failure is not None:
+        raise RuntimeError(f"the check of {name} fails on the reference itself: {run.failure.text}")
     return run
 
 
@@ -180,6 +211,9 @@ def _differences(check: Check, expected: _Run, run: _Run) -> list[tuple[Observat
         difference = compare(want.value, got.value, check.rtol, check.atol)
         if difference:
             found.append((replace(want, inputs=got.inputs or want.inputs), replace(got, label=want.label), difference))
+    if run.failure is not None and not found:  # all was right until then
+        last = run.observations[-1]
+        found.append((Observation("the end of the check", None), last, Difference("raised", brief(last.value))))
     return found
 
 
@@ -191,37 +225,48 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
     check = find_check(name)
     seed = LESSON_SEED if seed is None else seed
     if not callable(answer):
-        kind = type(answer).__name__
-        return Result(name, "error", error=f"{name} should be a function or class, and is of type {kind}.")
+        text = f"{name} should be {_form(course.reference(name))}, and this is {kind(answer)}."
+        return Result(name, "error", error=text)
     expected = _expected(name, seed)
     start = time.perf_counter()
-    run = _observe(check, answer, seed, check.seconds if seconds is None else seconds)
+    run = _observe(check, answer, seed, check.seconds if seconds is None else seconds, trusted=False)
     proved = tuple(entry.label for entry in expected.observations)
-    if not inspect.isclass(answer) and expected.changed is None:
+    if not _is_class(answer) and expected.changed is None:
         proved += (UNCHANGED,)
     result = Result(name, "passed", time.perf_counter() - start, proved, printed=run.printed)
     result.differing = _differences(check, expected, run)
     if not result.differing:
         return result
-    if isinstance(run.exception, NotImplementedError):
+    if run.timed_out:
+        result.status = "timeout"
+        return result
+    failure = run.failure
+    if failure is not None and failure.todo:
         result.status = "todo"
-        open_one = str(run.exception).partition(":")[0]  # a skeleton raises "name: your code, ..."
+        open_one = failure.message.partition(":")[0]  # a skeleton raises "name: your code, ..."
         if open_one != name and open_one in course.exercises():
             result.waits_for = open_one
         return result
-    if isinstance(run.exception, TimedOut):
-        result.status = "timeout"
-        return result
     result.status = "failed"
-    if run.exception is not None:
-        frames = learner_frames(run.exception)
-        # Raised in the check itself, on a value that was wrong before: that value is what to tell.
-        if frames or isinstance(result.differing[0][1].value, Raised):
-            result.status, result.error = "error", learner_traceback(run.exception)
+    if _form(answer) != _form(course.reference(name)):
+        result.notes = (f"`{name}` should be {_form(course.reference(name))}; yours is {_form(answer)}.",)
+    # Raised in the check itself, on a value that was wrong before: that value is what to tell.
+    if failure is not None and (failure.in_answer or isinstance(result.differing[0][1].value, Raised)):
+        result.status, result.error = "error", failure.text
     result.mistake = _name_mistake(check, seed, run)
     if result.mistake is None:
         result.resembles = _name_resemblance(check, seed, run)
     return result
+
+
+def _form(answer: object) -> str:
+    """What kind of callable this is, in words: "a function", "a class", "an async function"."""
+    flags = answer.__code__.co_flags if type(answer) is types.FunctionType else 0
+    if flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+        return "an `async` function, of which a call gives no value yet"
+    if flags & inspect.CO_GENERATOR:
+        return "a function with `yield`, of which a call gives a generator"
+    return "a class" if _is_class(answer) else "a function" if type(answer) is types.FunctionType else kind(answer)
 
 
 def _name_mistake(check: Check, seed: int, run: _Run) -> str | None:

@@ -167,7 +167,7 @@ def _about(title: str, wanted, got, difference) -> list[tuple]:
     blocks.append(("compare", expected, seen))
     if difference.kind != "value" or is_tensor(expected) or isinstance(expected, (list, tuple, dict)):
         text = printable(difference.text, 400)
-        blocks.append(("difference", text[:1].upper() + text[1:] + "."))
+        blocks.append(("difference", text[:1].upper() + text[1:] + ("" if text.endswith("?") else ".")))
     return blocks
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import time
 import traceback
-import types
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from shared import course
 from shared.globalstate import global_state_kept
-from shared.guard import Bounded, Failure, TimedOut, described, time_limit
+from shared.guard import Bounded, Failure, described, time_limit
 from shared.observations import UNCHANGED, Difference, Observation, Recorder, compare
-from shared.values import Raised, brief, kind, name_of, size, snapshot
+from shared.values import Raised, brief, form_of, is_class, kind, name_of, size, snapshot
 
 LESSON_SEED = 2026  # the lessons always show these inputs; the grade uses fresh ones
 
@@ -138,19 +136,24 @@ def _observe(check: Check, answer: object, seed: int, seconds: float, trusted: b
     """
     run, printed = _Run([]), Bounded()
     error = None
-    with global_state_kept(names=not trusted), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+    streams = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
+    with global_state_kept(names=not trusted) as names_back, streams[0], streams[1]:
         try:
             with time_limit(seconds) as alarm:
-                _take_observations(run, check, answer, seed)
+                try:
+                    _take_observations(run, check, answer, seed)
+                finally:
+                    names_back()
         except BaseException as caught:
             error = caught
-    run.printed = printed.getvalue()
-    if alarm.sounded:  # even if the answer went on after it
-        run.timed_out, error = True, TimedOut()
+    run.printed, run.timed_out = printed.getvalue(), alarm.sounded > 0  # even if the answer went on after the alarm
+    if error is not None:
+        run.failure, error = _in_words(error), None  # not to be kept alive by its own frame, which is this one
     if alarm.interrupted:
         raise KeyboardInterrupt
-    if error is not None:
-        run.failure = _in_words(error)
+    if run.timed_out:
+        run.failure = Failure("TimedOut")
+    if run.failure is not None:
         run.observations.append(Observation("", Raised(run.failure.kind, run.failure.message), run.inputs))
     return run
 
@@ -158,7 +161,7 @@ def _observe(check: Check, answer: object, seed: int, seconds: float, trusted: b
 def _take_observations(run: _Run, check: Check, answer: object, seed: int) -> None:
     import torch
 
-    target = answer if _is_class(answer) else Recorder(answer)
+    target = answer if is_class(answer) else Recorder(answer)
     try:
         for label, value, *inputs in check.observe(target, torch.Generator().manual_seed(seed)):
             shown = snapshot(inputs[0]) if inputs else getattr(target, "inputs", {})
@@ -169,15 +172,11 @@ def _take_observations(run: _Run, check: Check, answer: object, seed: int) -> No
 
 def _in_words(error: BaseException) -> Failure:
     """What there is to tell of an exception; what its frames hold is freed, here where the time is limited."""
-    failure = Failure(name_of(type(error)), "", name_of(type(error)))
+    failure = Failure(name_of(type(error)))
     with contextlib.suppress(BaseException), time_limit(1):
         failure = described(error)
         traceback.clear_frames(error.__traceback__)
     return failure
-
-
-def _is_class(answer: object) -> bool:
-    return issubclass(type(answer), type)
 
 
 @functools.lru_cache(maxsize=64)
@@ -225,13 +224,13 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
     check = find_check(name)
     seed = LESSON_SEED if seed is None else seed
     if not callable(answer):
-        text = f"{name} should be {_form(course.reference(name))}, and this is {kind(answer)}."
+        text = f"{name} should be {form_of(course.reference(name))}, and this is {kind(answer)}."
         return Result(name, "error", error=text)
     expected = _expected(name, seed)
     start = time.perf_counter()
     run = _observe(check, answer, seed, check.seconds if seconds is None else seconds, trusted=False)
     proved = tuple(entry.label for entry in expected.observations)
-    if not _is_class(answer) and expected.changed is None:
+    if not is_class(answer) and expected.changed is None:
         proved += (UNCHANGED,)
     result = Result(name, "passed", time.perf_counter() - start, proved, printed=run.printed)
     result.differing = _differences(check, expected, run)
@@ -248,8 +247,8 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
             result.waits_for = open_one
         return result
     result.status = "failed"
-    if _form(answer) != _form(course.reference(name)):
-        result.notes = (f"`{name}` should be {_form(course.reference(name))}; yours is {_form(answer)}.",)
+    if form_of(answer) != form_of(course.reference(name)):
+        result.notes = (f"`{name}` should be {form_of(course.reference(name))}; yours is {form_of(answer)}.",)
     # Raised in the check itself, on a value that was wrong before: that value is what to tell.
     if failure is not None and (failure.in_answer or isinstance(result.differing[0][1].value, Raised)):
         result.status, result.error = "error", failure.text
@@ -257,16 +256,6 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
     if result.mistake is None:
         result.resembles = _name_resemblance(check, seed, run)
     return result
-
-
-def _form(answer: object) -> str:
-    """What kind of callable this is, in words: "a function", "a class", "an async function"."""
-    flags = answer.__code__.co_flags if type(answer) is types.FunctionType else 0
-    if flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
-        return "an `async` function, of which a call gives no value yet"
-    if flags & inspect.CO_GENERATOR:
-        return "a function with `yield`, of which a call gives a generator"
-    return "a class" if _is_class(answer) else "a function" if type(answer) is types.FunctionType else kind(answer)
 
 
 def _name_mistake(check: Check, seed: int, run: _Run) -> str | None:

@@ -34,15 +34,15 @@ _HEAP_TYPE = 1 << 9  # a class made by Python code: the attributes of others can
 
 
 @contextlib.contextmanager
-def global_state_kept(names: bool = True) -> Iterator[None]:
+def global_state_kept(names: bool = True) -> Iterator[Callable]:
     """Seeds, dtypes, modes, settings, environment and replaced functions are as before when the block is left.
 
-    In it PyTorch's own settings hold. Without `names` a replaced function stays: for code that we trust.
-    Threads, child processes and open files that an answer leaves stay, too.
+    In it PyTorch's own settings hold. Without `names` a replaced function stays: for code that we trust. It gives a
+    function that puts those back already. Threads, child processes and open files that an answer leaves stay, too.
     """
     import torch
 
-    put_back = [*_settings(torch), *_containers(), *_signal_handlers(), *_numpy_seed()]
+    put_back = [*_settings(torch), *_containers(), *_signal_handlers(), *_numpy_settings()]
     saved = [(space, vars(space).copy()) for space in _namespaces(len(sys.modules))] if names else []
     modules = sys.modules.copy()
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
@@ -51,11 +51,11 @@ def global_state_kept(names: bool = True) -> Iterator[None]:
             stack.enter_context(warnings.catch_warnings())
             stack.enter_context(torch.inference_mode(False))  # its end undoes modes that were entered and not left
             stack.enter_context(torch.random.fork_rng(devices=cuda))
-            stack.callback(_names_back, saved)  # first of all, for what follows uses them
+            names_back = stack.callback(_names_back, saved)  # first of all, for what follows uses them
             (torch.manual_seed if cuda else torch.default_generator.manual_seed)(0)
             torch.set_grad_enabled(True)
             torch.set_default_dtype(torch.float32)
-            yield
+            yield lambda: names_back(saved)
     finally:
         for name, module in modules.items():
             if sys.modules.get(name) is not module:
@@ -128,9 +128,10 @@ def _signal_handlers() -> Iterator[Callable]:
             yield _kept(lambda w=which: signal.getitimer(w), lambda was, w=which: signal.setitimer(w, *was))
 
 
-def _numpy_seed() -> Iterator[Callable]:
+def _numpy_settings() -> Iterator[Callable]:
     if "numpy.random" in sys.modules:
         numpy = sys.modules["numpy"]
+        yield _kept(numpy.geterr, lambda errors: numpy.seterr(**errors))
         state = numpy.random.get_state()
         yield lambda: numpy.random.set_state(state)
 

@@ -8,15 +8,15 @@ import ctypes
 import functools
 import io
 import signal
+import sys
 import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared import course
+from shared import course, globalstate
 from shared.values import name_of, printable
 
 
@@ -24,9 +24,12 @@ class TimedOut(BaseException):
     """The answer took too long. Not an Exception, so that `except Exception` in an answer cannot swallow it."""
 
 
-class _Alarm:
-    """Raises TimedOut in the thread that made it: first after `seconds`, then faster and faster, for an answer may
-    swallow it: at some time it comes outside of the answer's `try`.
+class time_limit:  # noqa: N801  used like a function, as contextlib.suppress is
+    """Raise TimedOut in this thread after so many seconds: `with time_limit(10): ...`.
+
+    It ends Python code, sleeping and waiting. After the first time it comes faster and faster: an answer may swallow
+    it, and at some time it comes outside of the answer's `try`. A call of C code that never looks for signals, like
+    `sum(range(10**12))`, cannot be ended from within: *Restart Kernel* ends it, and in the grade the sandbox does.
     """
 
     def __init__(self, seconds: float):
@@ -34,32 +37,42 @@ class _Alarm:
         self.sounded, self.interrupted, self.over = 0, False, False
         self.thread, self.quit = threading.get_ident(), threading.Event()
         self.handlers: dict[int, object] = {}
-        self.timer = (0.0, 0.0)
+        self.timer, self.mask = (0.0, 0.0), None
         self.watcher = threading.Thread(target=self._watch, daemon=True)
 
-    def set(self) -> None:
+    def __enter__(self) -> time_limit:
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
             self.handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._ring)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 self.handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+            self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
             self.timer = signal.setitimer(signal.ITIMER_REAL, self.seconds, 0.5)
         with contextlib.suppress(RuntimeError):  # no more threads: the timer has to do
             self.watcher.start()
+        return self
 
-    def end(self) -> None:
+    def __exit__(self, *exception) -> None:
+        while True:
+            try:
+                return self._end()
+            except TimedOut:  # raised by the other thread at the last moment
+                continue
+
+    def _end(self) -> None:
         """Nothing is raised after this; what there was before is back."""
         self.over = True
         self.quit.set()
         if self.handlers:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)  # what waits comes now, while it is ours
         while self.handlers:
             number, handler = self.handlers.popitem()
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if self.timer[0]:
             signal.setitimer(signal.ITIMER_REAL, max(self.timer[0] - self._passed(), 0.01), self.timer[1])
         if self.watcher.ident:
-            self.watcher.join(timeout=1)
-        _raise_in(self.thread, None)
+            self.watcher.join(timeout=1)  # what it raised at the last moment comes up in this call or the next
+            self.watcher.is_alive()
 
     def _passed(self) -> float:
         return time.monotonic() - self.start
@@ -69,9 +82,10 @@ class _Alarm:
         return max(0.3 * 0.1**self.sounded, 2e-5)
 
     def _ring(self, number, frame) -> None:
-        ours = frame is not None and frame.f_code.co_filename in _NOT_TO_INTERRUPT
+        ours = frame is not None and frame.f_code.co_filename in (__file__, globalstate.__file__)
         if self.over or ours or self._passed() < self.seconds:
             return  # the timer goes on
+        sys.settrace(None), sys.setprofile(None)  # an answer's own would be called in our frames, too
         signal.setitimer(signal.ITIMER_REAL, self._pause(), self._pause())
         self.sounded += 1
         raise TimedOut
@@ -81,46 +95,21 @@ class _Alarm:
         raise KeyboardInterrupt
 
     def _watch(self) -> None:
-        """Where there is no timer, and where the answer has reset it."""
-        pause = self.seconds + (0.5 if self.handlers else 0)
+        """Where there is no timer, and where the answer has reset it, or the handler, or blocks the signal."""
+        pause, tried = self.seconds + (0.5 if self.handlers else 0), -1
         while not self.quit.wait(pause) and not self.over:
-            if self.handlers and signal.getsignal(signal.SIGALRM) == self._ring:
+            pause = max(self._pause(), 1e-3)
+            if self.handlers and signal.getsignal(signal.SIGALRM) == self._ring and tried < self.sounded:
+                tried = self.sounded
                 signal.pthread_kill(self.thread, signal.SIGALRM)
-                pause = 0.3
             else:
-                pause = max(self._pause(), 1e-3)
                 self.sounded += 1
                 _raise_in(self.thread, TimedOut)
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Have this exception come up in a thread as soon as that runs Python code; None takes one back."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
-    )
-
-
-_NOT_TO_INTERRUPT = (__file__, contextlib.__file__)
-
-
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[_Alarm]:
-    """Raise TimedOut in this thread after so many seconds.
-
-    It ends Python code, sleeping and waiting. A call of C code that never looks for signals, like
-    `sum(range(10**12))`, cannot be ended from within: *Restart Kernel* ends it, and in the grade the sandbox does.
-    """
-    alarm = _Alarm(seconds)
-    alarm.set()
-    try:
-        yield alarm
-    finally:
-        while True:
-            try:
-                alarm.end()
-                break
-            except TimedOut:  # raised by the other thread at the last moment
-                continue
+def _raise_in(thread: int, error: type[BaseException]) -> None:
+    """Have this exception come up in a thread as soon as that runs Python code."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
 
 
 class Bounded(io.StringIO):
@@ -140,8 +129,8 @@ class Failure:
     """An exception of an answer in words. The exception itself, and all that its frames hold, can go."""
 
     kind: str
-    message: str
-    text: str  # the learner's own frames and the exception, ready to print
+    message: str = ""
+    text: str = "an exception that cannot be told"  # the learner's own frames and the exception, ready to print
     in_answer: bool = False  # whether a frame of the learner's own code is in it
     todo: bool = False  # whether it is the one of an open exercise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 from dataclasses import dataclass
@@ -114,10 +115,25 @@ def kind(value: object) -> str:
         return f"a {of.__name__} of {items(len(value))}"
     if value is None:
         return "None"
-    if issubclass(of, type):
+    if is_class(value):
         return f"the class {name_of(value)}"
     name = name_of(of).removeprefix("builtin_function_or_").replace("NoneType", "None")
     return f"{'an' if name[:1].lower() in tuple('aeiou') else 'a'} {name}"
+
+
+def is_class(answer: object) -> bool:
+    """Whether this is a class; its own code is not asked."""
+    return issubclass(type(answer), type)
+
+
+def form_of(answer: object) -> str:
+    """What kind of callable this is, in words: "a function", "a class", "an async function"."""
+    flags = answer.__code__.co_flags if type(answer) is types.FunctionType else 0
+    if flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+        return "an `async` function, of which a call gives no value yet"
+    if flags & inspect.CO_GENERATOR:
+        return "a function with `yield`, of which a call gives a generator"
+    return "a class" if is_class(answer) else "a function" if type(answer) is types.FunctionType else kind(answer)
 
 
 def brief(value: object, width: int = 160) -> str:
@@ -129,7 +145,7 @@ def brief(value: object, width: int = 160) -> str:
 def _words(value: object, room: int) -> str:
     """What is longer than `room` may be cut anywhere behind it, so that little is read of much."""
     if is_tensor(value):
-        if value.is_meta or value.numel() > SMALL:
+        if value.is_meta or not 0 < value.numel() <= SMALL:
             return kind(value)
         return _words(value.detach().tolist(), room)
     if isinstance(value, Opaque):

@@ -152,7 +152,7 @@ def _observe(check: Check, answer: object, seed: int, seconds: float, trusted: b
     if alarm.interrupted:
         raise KeyboardInterrupt
     if run.timed_out:
-        run.failure = Failure("TimedOut")
+        run.failure = Failure("TimedOut", text="it took too long")
     if run.failure is not None:
         run.observations.append(Observation("", Raised(run.failure.kind, run.failure.message), run.inputs))
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 import types
@@ -11,6 +12,13 @@ from fractions import Fraction
 SMALL = 24  # tensors with at most so many elements are shown whole
 MOST_ELEMENTS = 2**24  # a larger tensor is kept by shape and dtype alone, on the meta device
 MOST_ITEMS, DEEPEST = 200_000, 50  # in lists of lists; the course's own observations have 2,000 and 5
+_FUNCTIONS = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    functools.partial,
+    type(functools.cache(len)),
+)
 _EXACT = {str: str.__str__, int: int.__int__, float: float.__float__, complex: complex.__complex__}
 
 
@@ -133,7 +141,9 @@ def form_of(answer: object) -> str:
         return "an `async` function, of which a call gives no value yet"
     if flags & inspect.CO_GENERATOR:
         return "a function with `yield`, of which a call gives a generator"
-    return "a class" if is_class(answer) else "a function" if type(answer) is types.FunctionType else kind(answer)
+    if is_class(answer):
+        return "a class"
+    return "a function" if type(answer) in _FUNCTIONS else kind(answer)
 
 
 def brief(value: object, width: int = 160) -> str:

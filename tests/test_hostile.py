@@ -1,0 +1,196 @@
+"""Whatever a learner hands to a check: a short, clear card in time, and nothing of it in what comes after."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from shared import course
+from shared.checking import _expected, run_check
+from shared.grading import judge
+from shared.guard import TimedOut, time_limit
+from shared.learner import check, hint
+from shared.limits import Limits
+from shared.sandbox import call
+from tests.conftest import needs
+from tests.hostile import LIMIT, TABLE, acting
+
+PRELOAD = ("torch", "week1_decoder.checks.attention")
+SILENCE = 60  # seconds without a word, after which a process counts as hanging
+PATIENCE = 4  # seconds over its limit that an answer may take on a busy machine, card and all
+SHORT = [name for name in TABLE if name.startswith(("gives", "is ", "counts", "overwrites"))]
+RUNS = {
+    "attention": list(TABLE),  # tensors
+    "LayerNorm": [name for name in TABLE if not name.startswith("never ends")],  # a class
+    "encode_bpe": SHORT,  # text to ints
+    "sample_next_token": SHORT,  # a generator, and distributions
+    "parse_tool_call": SHORT,  # text to a dict
+    "accumulate_gradients": SHORT,  # a step of training
+    "continuous_batching": SHORT,  # a server's loop
+}
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers for signals")
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """(exercise, name of the hostile answer) -> what came of it; in processes of their own, which may end or hang."""
+    found = {}
+    for exercise, names in RUNS.items():
+        path = tmp_path_factory.mktemp("hostile") / "results"
+        while waiting := [name for name in names if (exercise, name) not in found]:
+            path.write_text("")
+            end = _run(path, exercise, waiting)
+            for line in path.read_text(encoding="utf-8").splitlines():
+                record = json.loads(line)
+                name = record.setdefault("name", record.get("start"))
+                found[exercise, name] = record if "status" in record else {"status": end}
+            if (exercise, waiting[0]) not in found:
+                pytest.fail(f"the process did not start ({end})")
+    return found
+
+
+def _run(path, exercise, names):
+    """How the process that judges these ended: its exit code, or "hang"."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.hostile", str(path), exercise, *names]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=course.ROOT, **silent) as process:
+        size, since = 0, time.monotonic()
+        while process.poll() is None:
+            time.sleep(0.1)
+            if path.stat().st_size != size:
+                size, since = path.stat().st_size, time.monotonic()
+            if time.monotonic() - since > SILENCE:
+                process.kill()
+                return "hang"
+        return f"exit code {process.returncode}"
+
+
+@pytest.mark.parametrize(("exercise", "name"), [(e, n) for e, names in RUNS.items() for n in names])
+def test_a_hostile_answer_gets_a_short_card_in_time_and_leaves_nothing(judged, exercise, name):
+    found, hostile = judged[exercise, name], TABLE[name]
+    assert found["status"] in hostile.statuses, found.get("card")
+    assert hostile.says in found["card"]
+    assert exercise in found["card"] and "shared/" not in found["card"].partition("Your code printed")[0]
+    assert found["seconds"] < LIMIT + PATIENCE
+    assert found["lengths"][0] < 3000 and found["lengths"][1] < 20_000
+    assert "<script" not in found["page"] and "\x1b" not in found["page"] + found["card"]
+    (found["page"] + found["card"]).encode()  # no lone surrogate, which a notebook cannot be saved with
+    assert found["leaks"] == []
+    assert found["afterwards"] == ["passed"] * 3
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.complex_numbers()
+    | st.text(max_size=20)
+    | st.binary(max_size=20)
+    | st.builds(
+        lambda shape, dtype: torch.ones(shape).to(dtype),
+        st.lists(st.integers(0, 4), max_size=4),
+        st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64]),
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("name", list(course.exercises()))
+@settings(
+    max_examples=2,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(value=VALUES)
+def test_any_value_is_refused_in_time_with_a_short_card(name, value):
+    _expected(name, 2026)
+    start = time.monotonic()
+    result = run_check(name, acting(course.reference(name), lambda call: value), seconds=2)
+    assert not result.passed
+    assert time.monotonic() - start < 2 + PATIENCE
+    assert len(str(result.card)) < 4000 and len(result.card.html()) < 30_000
+
+
+def test_a_call_of_c_code_that_never_looks_for_signals_ends_with_the_sandbox_of_the_grade():
+    needs("time")
+    source = "def softmax(x, dim):\n    return sum(range(10**13))\n"
+    outcome = call(judge, "softmax", source, [], 1, limits=Limits(seconds=8), preload=PRELOAD)
+    assert outcome.status == "timeout"
+    assert "stopped after 8 seconds" in outcome.error
+
+
+def test_memory_without_end_ends_with_the_sandbox_of_the_grade():
+    needs("memory")
+    source = "import itertools\n\ndef softmax(x, dim):\n    return list(itertools.repeat(0))\n"
+    outcome = call(judge, "softmax", source, [], 1, limits=Limits(seconds=30, memory_mb=600), preload=PRELOAD)
+    assert (outcome.status, outcome.value[0]) == ("passed", "error")
+    assert "MemoryError" in outcome.value[1]
+
+
+def test_a_real_interrupt_stops_the_check():
+    def softmax(x, dim):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_check("softmax", softmax)
+
+
+def test_a_limit_inside_a_limit_leaves_the_outer_one():
+    with pytest.raises(TimedOut), time_limit(0.5):
+        with pytest.raises(TimedOut), time_limit(0.1):
+            time.sleep(5)
+        time.sleep(5)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_an_endless_loop_in_a_thread_ends_too():
+    seen = []
+
+    def loop(x, dim):
+        while True:
+            try:
+                while True:
+                    pass
+            except Exception:
+                pass
+
+    thread = threading.Thread(target=lambda: seen.append(run_check("softmax", loop, seconds=0.3).status))
+    thread.start()
+    thread.join(30)
+    assert seen == ["timeout"]
+
+
+class _NamedBadly:
+    def __getattr__(self, name):
+        while True:
+            pass
+
+    def __call__(self):
+        return None
+
+
+def test_what_has_no_name_is_not_looked_up():
+    for answer in (_NamedBadly(), lambda x: x, [], None, torch.nn.Identity()):
+        with pytest.raises(TypeError, match="or its name with it"):
+            check(answer)
+        with pytest.raises(LookupError):
+            hint(answer)

@@ -97,13 +97,7 @@ def test_feed_forward_equals_pytorch_and_has_the_tanh_gelu():
 def test_block_equals_transformer_encoder_layer(placement, bias):
     block = shaken(Block(GPTConfig(d_model=24, n_heads=3, d_ff=56, norm_placement=placement, bias=bias)))
     theirs = nn.TransformerEncoderLayer(
-        24,
-        3,
-        56,
-        dropout=0.0,
-        batch_first=True,
-        norm_first=placement == "pre",
-        bias=bias,
+        24, 3, 56, dropout=0.0, batch_first=True, norm_first=placement == "pre", bias=bias,
         activation=lambda h: F.gelu(h, approximate="tanh"),
     )
     projections = (block.attention.w_q, block.attention.w_k, block.attention.w_v)
@@ -112,11 +106,8 @@ def test_block_equals_transformer_encoder_layer(placement, bias):
         if bias:
             theirs.self_attn.in_proj_bias.copy_(torch.cat([w.bias for w in projections]))
     pairs = (
-        (theirs.self_attn.out_proj, block.attention.w_o),
-        (theirs.norm1, block.norm_1),
-        (theirs.norm2, block.norm_2),
-        (theirs.linear1, block.feed_forward.w_in),
-        (theirs.linear2, block.feed_forward.w_out),
+        (theirs.self_attn.out_proj, block.attention.w_o), (theirs.norm1, block.norm_1), (theirs.norm2, block.norm_2),
+        (theirs.linear1, block.feed_forward.w_in), (theirs.linear2, block.feed_forward.w_out),
     )
     for library, ours in pairs:
         library.load_state_dict(ours.state_dict())
@@ -196,9 +187,8 @@ def test_more_tokens_than_the_context_are_refused_in_words():
 
 def test_initial_spread_equals_that_of_transformers():
     torch.manual_seed(0)
-    theirs = GPT2LMHeadModel(
-        GPT2Config(vocab_size=300, n_positions=64, n_embd=64, n_layer=8, n_head=4, bos_token_id=0, eos_token_id=0)
-    )
+    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=64, n_layer=8, n_head=4,
+                                        bos_token_id=0, eos_token_id=0))
     config = GPTConfig(vocab_size=300, context_length=64, d_model=64, n_heads=4, n_layers=8)
     ours, theirs = GPT(config, generator()).state_dict(), from_gpt2_state_dict(theirs.state_dict(), config)
     for name in ours:
@@ -244,12 +234,8 @@ def test_the_config_derives_head_and_hidden_width_and_is_frozen():
 
 
 def test_gpt2_sizes_have_their_exact_parameter_counts():
-    known = {
-        (768, 12, 12): 124_439_808,
-        (1024, 16, 24): 354_823_168,
-        (1280, 20, 36): 774_030_080,
-        (1600, 25, 48): 1_557_611_200,
-    }
+    known = {(768, 12, 12): 124_439_808, (1024, 16, 24): 354_823_168,
+             (1280, 20, 36): 774_030_080, (1600, 25, 48): 1_557_611_200}
     for (d_model, n_heads, n_layers), count in known.items():
         assert count_parameters(GPTConfig(d_model=d_model, n_heads=n_heads, n_layers=n_layers)) == count
 

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 
 from shared import course
-from shared.observations import SMALL, Raised, brief, size
 from shared.tables import MONO, ROW, side_by_side
+from shared.values import SMALL, Raised, brief, is_tensor, printable, size
 
 HEADS = {
     "passed": ("✓", "passed", "#009E73"),
@@ -102,7 +102,10 @@ class ResultCard(Card):
             if result.resembles and difference is result.differing[0][2]:
                 blocks.append(("text", f"That is what comes out here when {_inside_a_sentence(result.resembles)}"))
         if result.printed.strip():
-            blocks += [("text", "Your code printed:"), ("code", result.printed.strip()[:300])]
+            blocks += [
+                ("text", "Your code printed:"),
+                ("code", printable(result.printed.replace("\r", "\n").strip(), 300)),
+            ]
         blocks += [("text", note) for note in result.notes]
         return [*blocks, ("text", _next(result))]
 
@@ -162,8 +165,9 @@ def _about(title: str, wanted, got, difference) -> list[tuple]:
     if size(expected) > 2 * SMALL and difference.expected is not None:
         expected, seen = difference.expected, difference.got  # only the part that differs
     blocks.append(("compare", expected, seen))
-    if difference.kind != "value" or hasattr(expected, "shape") or isinstance(expected, (list, tuple, dict)):
-        blocks.append(("difference", difference.text[:1].upper() + difference.text[1:] + "."))
+    if difference.kind != "value" or is_tensor(expected) or isinstance(expected, (list, tuple, dict)):
+        text = printable(difference.text, 400)
+        blocks.append(("difference", text[:1].upper() + text[1:] + ("" if text.endswith("?") else ".")))
     return blocks
 
 

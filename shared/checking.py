@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from shared import course
-from shared.guard import Bounded, TimedOut, global_state_kept, learner_frames, learner_traceback, time_limit
-from shared.observations import UNCHANGED, Difference, Observation, Raised, Recorder, compare, size, snapshot
+from shared.globalstate import global_state_kept
+from shared.guard import Bounded, Failure, described, time_limit
+from shared.observations import UNCHANGED, Difference, Observation, Recorder, compare
+from shared.values import Raised, brief, form_of, is_class, kind, name_of, size, snapshot
 
 LESSON_SEED = 2026  # the lessons always show these inputs; the grade uses fresh ones
 
@@ -122,46 +124,72 @@ class Run:
     """What a check saw of one answer; it can be told from one process to another."""
 
     observations: list[Observation]
-    exception: BaseException | None = None
+    failure: Failure | None = None
+    timed_out: bool = False
     printed: str = ""
+    inputs: dict[str, object] = field(default_factory=dict)  # of the latest call
     changed: str | None = None  # the argument that was changed in place
-    in_answer: bool = False  # the exception came from the learner's own lines
-    traceback: str = ""  # those lines, and the exception
 
 
-def observe(check: Check, answer: object, seed: int, seconds: float) -> Run:
-    """All observations of one answer; an exception becomes the last of them."""
+def observe(check: Check, answer: object, seed: int, seconds: float, trusted: bool = True) -> Run:
+    """All observations of one answer; an exception becomes the last of them. What it says is read under the limit too.
+
+    Of what the answer gave only snapshots are left afterwards: none of its code runs when they are compared and shown.
+    """
+    run, printed = Run([]), Bounded()
+    errors: list[BaseException] = []
+    streams = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
+    with global_state_kept(names=not trusted) as names_back, streams[0], streams[1]:
+        try:
+            with time_limit(seconds) as alarm:
+                try:
+                    _take_observations(run, check, answer, seed)
+                finally:
+                    names_back()
+        except BaseException as error:
+            errors.append(error)
+    run.printed, run.timed_out = printed.getvalue(), alarm.sounded > 0  # even if the answer went on after the alarm
+    if errors:
+        run.failure = _in_words(errors)
+    if alarm.interrupted:
+        raise KeyboardInterrupt
+    if run.timed_out:
+        run.failure = Failure("TimedOut", text="it took too long")
+    if run.failure is not None:
+        run.observations.append(Observation("", Raised(run.failure.kind, run.failure.message), run.inputs))
+    return run
+
+
+def _take_observations(run: Run, check: Check, answer: object, seed: int) -> None:
     import torch
 
-    target = answer if inspect.isclass(answer) else Recorder(answer)
-    seen: list[Observation] = []
-    printed = Bounded()
-    problem: BaseException | None = None
-    with global_state_kept(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        try:
-            with time_limit(seconds):
-                for label, value, *inputs in check.observe(target, torch.Generator().manual_seed(seed)):
-                    shown = inputs[0] if inputs else getattr(target, "inputs", {})
-                    seen.append(Observation(label, snapshot(value), dict(shown)))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            problem = error
-            message = "" if isinstance(error, TimedOut) else " ".join(str(error).split())[:300]
-            inputs = dict(getattr(target, "inputs", {}))
-            seen.append(Observation("", Raised(type(error).__name__, message), inputs))
-    run = Run(seen, problem, printed.getvalue(), getattr(target, "changed", None))
-    if problem is not None:
-        run.in_answer, run.traceback = bool(learner_frames(problem)), learner_traceback(problem)
-    return run
+    target = answer if is_class(answer) else Recorder(answer)
+    try:
+        for label, value, *inputs in check.observe(target, torch.Generator().manual_seed(seed)):
+            shown = snapshot(inputs[0]) if inputs else getattr(target, "inputs", {})
+            run.observations.append(Observation(label, snapshot(value), dict(shown)))
+    finally:
+        run.inputs, run.changed = getattr(target, "inputs", {}), getattr(target, "changed", None)
+
+
+def _in_words(errors: list[BaseException]) -> Failure:
+    """What there is to tell of an exception. It is freed here, where the time is limited, with all its frames hold."""
+    failure = Failure(name_of(type(errors[0])))
+    with contextlib.suppress(BaseException), time_limit(1):
+        failure = described(errors[0])
+    with contextlib.suppress(BaseException), time_limit(1):
+        traceback.clear_frames(errors[0].__traceback__)
+    with contextlib.suppress(BaseException), time_limit(1):
+        errors.clear()
+    return failure
 
 
 @functools.lru_cache(maxsize=64)
 def _expected(name: str, seed: int) -> Run:
     check = find_check(name)
     run = observe(check, course.reference(name), seed, seconds=60)
-    if run.exception is not None:
-        raise RuntimeError(f"the check of {name} fails on the reference itself") from run.exception
+    if run.failure is not None:
+        raise RuntimeError(f"the check of {name} fails on the reference itself: {run.failure.text}")
     return run
 
 
@@ -187,6 +215,9 @@ def _differences(check: Check, expected: Run, run: Run) -> list[tuple[Observatio
         difference = compare(want.value, got.value, check.rtol, check.atol)
         if difference:
             found.append((replace(want, inputs=got.inputs or want.inputs), replace(got, label=want.label), difference))
+    if run.failure is not None and not found:  # all was right until then
+        last = run.observations[-1]
+        found.append((Observation("the end of the check", None), last, Difference("raised", brief(last.value))))
     return found
 
 
@@ -198,15 +229,17 @@ def run_check(name: str, answer: object, *, seed: int | None = None, seconds: fl
     check = find_check(name)
     seed = LESSON_SEED if seed is None else seed
     if not callable(answer):
-        kind = type(answer).__name__
-        return Result(name, "error", error=f"{name} should be a function or class, and is of type {kind}.")
+        text = f"{name} should be {form_of(course.reference(name))}, and this is {kind(answer)}."
+        return Result(name, "error", error=text)
     expected = _expected(name, seed)
     start = time.perf_counter()
-    run = observe(check, answer, seed, check.seconds if seconds is None else seconds)
+    run = observe(check, answer, seed, check.seconds if seconds is None else seconds, trusted=False)
     result = judge(check, seed, run)
     result.seconds = time.perf_counter() - start
-    if not inspect.isclass(answer) and expected.changed is None:
+    if not is_class(answer) and expected.changed is None:
         result.proved += (UNCHANGED,)
+    if result.status in ("failed", "error") and form_of(answer) != form_of(course.reference(name)):
+        result.notes = (f"`{name}` should be {form_of(course.reference(name))}; yours is {form_of(answer)}.",)
     return result
 
 
@@ -217,19 +250,20 @@ def judge(check: Check, seed: int, run: Run) -> Result:
     result.differing = _differences(check, expected, run)
     if not result.differing:
         return result
-    if isinstance(run.exception, NotImplementedError):
+    if run.timed_out:
+        result.status = "timeout"
+        return result
+    failure = run.failure
+    if failure is not None and failure.todo:
         result.status = "todo"
-        open_one = str(run.exception).partition(":")[0]  # a skeleton raises "name: your code, ..."
+        open_one = failure.message.partition(":")[0]  # a skeleton raises "name: your code, ..."
         if open_one != name and open_one in course.exercises():
             result.waits_for = open_one
         return result
-    if isinstance(run.exception, TimedOut):
-        result.status = "timeout"
-        return result
     result.status = "failed"
     # Raised in the check itself, on a value that was wrong before: that value is what to tell.
-    if run.exception is not None and (run.in_answer or isinstance(result.differing[0][1].value, Raised)):
-        result.status, result.error = "error", run.traceback
+    if failure is not None and (failure.in_answer or isinstance(result.differing[0][1].value, Raised)):
+        result.status, result.error = "error", failure.text
     result.mistake = _name_mistake(check, seed, run)
     if result.mistake is None:
         result.resembles = _name_resemblance(check, seed, run)

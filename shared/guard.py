@@ -1,82 +1,176 @@
-"""Around an answer that runs in the learner's own kernel: time, global state, what it prints, what it raises."""
+"""Around an answer that runs in the learner's own kernel: its time, what it prints, what it raises."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import ctypes
+import functools
 import io
 import signal
+import sys
 import sysconfig
 import threading
+import time
 import traceback
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from shared import course
+from shared import course, globalstate
+from shared.values import name_of, printable
 
 
 class TimedOut(BaseException):
     """The answer took too long. Not an Exception, so that `except Exception` in an answer cannot swallow it."""
 
 
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimedOut in this thread after so many seconds; the alarm repeats in case it is swallowed."""
-    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
+class time_limit:  # noqa: N801  used like a function, as contextlib.suppress is
+    """Raise TimedOut in this thread after so many seconds: `with time_limit(10): ...`.
 
-        def alarm(signum, frame):
-            raise TimedOut
+    It ends Python code, sleeping and waiting. After the first time it comes faster and faster: an answer may swallow
+    it, and at some time it comes outside of the answer's `try`. A call of C code that never looks for signals, like
+    `sum(range(10**12))`, cannot be ended from within: *Restart Kernel* ends it, and in the grade the sandbox does.
+    """
 
-        before = signal.signal(signal.SIGALRM, alarm)
-        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
-        try:
-            yield
-        finally:
+    def __init__(self, seconds: float):
+        self.seconds, self.start = seconds, time.monotonic()
+        self.sounded, self.interrupted, self.over = 0, False, False
+        self.thread, self.quit = threading.get_ident(), threading.Event()
+        self.handlers: dict[int, object] = {}
+        self.timer, self.mask = (0.0, 0.0), None
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> time_limit:
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
+            self.handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._ring)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                self.handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+            self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            self.timer = signal.setitimer(signal.ITIMER_REAL, self.seconds, 0.5)
+        with contextlib.suppress(RuntimeError):  # no more threads: the timer has to do
+            self.watcher.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        while True:
+            try:
+                return self._end()
+            except TimedOut:  # raised by the other thread at the last moment
+                continue
+
+    def _end(self) -> None:
+        """Nothing is raised after this; what there was before is back."""
+        self.over = True
+        self.quit.set()
+        if self.handlers:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-    else:
-        import ctypes
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)  # what waits comes now, while it is ours
+        while self.handlers:
+            number, handler = self.handlers.popitem()
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if self.timer[0]:
+            signal.setitimer(signal.ITIMER_REAL, max(self.timer[0] - self._passed(), 0.01), self.timer[1])
+        if self.watcher.ident:
+            self.watcher.join(timeout=1)  # what it raised at the last moment comes up in this call or the next
+            self.watcher.is_alive()
 
-        target, done = ctypes.c_ulong(threading.get_ident()), threading.Event()
+    def _passed(self) -> float:
+        return time.monotonic() - self.start
 
-        def watch():
-            if not done.wait(seconds):
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(target, ctypes.py_object(TimedOut))
+    def _pause(self) -> float:
+        """Seconds until the next alarm."""
+        return max(0.3 * 0.1**self.sounded, 2e-5)
 
-        threading.Thread(target=watch, daemon=True).start()
-        try:
-            yield
-        finally:
-            done.set()
+    def _ring(self, number, frame) -> None:
+        ours = frame is not None and frame.f_code.co_filename in (__file__, globalstate.__file__)
+        if self.over or ours or self._passed() < self.seconds:
+            return  # the timer goes on
+        sys.settrace(None), sys.setprofile(None)  # an answer's own would be called in our frames, too
+        signal.setitimer(signal.ITIMER_REAL, self._pause(), self._pause())
+        self.sounded += 1
+        raise TimedOut
+
+    def _interrupt(self, number, frame) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
+
+    def _watch(self) -> None:
+        """Where there is no timer, and where the answer has reset it, or the handler, or blocks the signal."""
+        pause, tried = self.seconds + (0.5 if self.handlers else 0), -1
+        while not self.quit.wait(pause) and not self.over:
+            pause = max(self._pause(), 1e-3)
+            if self.handlers and signal.getsignal(signal.SIGALRM) == self._ring and tried < self.sounded:
+                tried = self.sounded
+                signal.pthread_kill(self.thread, signal.SIGALRM)
+            else:
+                self.sounded += 1
+                _raise_in(self.thread, TimedOut)
 
 
-@contextlib.contextmanager
-def global_state_kept() -> Iterator[None]:
-    """Whatever an answer does to seeds, dtypes or grad mode ends with its check."""
-    import random
-
-    import torch
-
-    dtype, grad, python_state = torch.get_default_dtype(), torch.is_grad_enabled(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            torch.set_grad_enabled(True)
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-        random.setstate(python_state)
+def _raise_in(thread: int, error: type[BaseException]) -> None:
+    """Have this exception come up in a thread as soon as that runs Python code."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
 
 
 class Bounded(io.StringIO):
-    """Keeps the first few thousand characters that an answer prints."""
+    """Keeps the first few thousand characters that an answer prints; it cannot be closed."""
 
     def write(self, text: str) -> int:
         if self.tell() < 2000:
             super().write(text[:2000])
         return len(text)
 
+    def close(self) -> None:
+        pass
 
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception of an answer in words. The exception itself, and all that its frames hold, can go."""
+
+    kind: str
+    message: str = ""
+    text: str = "an exception that cannot be told"  # the learner's own frames and the exception, ready to print
+    in_answer: bool = False  # whether a frame of the learner's own code is in it
+    todo: bool = False  # whether it is the one of an open exercise
+
+
+def described(error: BaseException) -> Failure:
+    """An exception in words, also where its own methods raise."""
+    if type(error) is RuntimeError and type(error.__cause__) is StopIteration:
+        error = error.__cause__  # it went through a generator of ours
+    kind = name_of(type(error))
+    try:
+        message = " ".join(str(error)[:2000].split())
+    except TimedOut:
+        raise
+    except BaseException as other:
+        message = f"(its message cannot be read: that raises {name_of(type(other))})"
+    frames = learner_frames(error)
+    lines = [
+        f"line {frame.lineno}, in {printable(frame.name, 60)}:  {printable(frame.line or '', 160)}" for frame in frames
+    ]
+    shown = printable(message, 400)
+    if not frames and isinstance(error, TypeError):
+        shown += "  (Raised where the check calls your code: compare its arguments with the exercise's signature.)"
+    text = "\n".join([*lines, f"{kind}: {shown}".rstrip(": ")])
+    own = not message or "your code" in message or any("NotImplementedError" in line for line in lines[-1:])
+    return Failure(kind, printable(message, 300), text, bool(frames), isinstance(error, NotImplementedError) and own)
+
+
+def learner_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """The last four frames of the learner's own code, innermost last."""
+    steps = traceback.walk_tb(error.__traceback__)
+    last = collections.deque((s for s in steps if _is_learners(s[0].f_code.co_filename)), maxlen=4)
+    return list(traceback.StackSummary.extract(last))
+
+
+def learner_traceback(error: BaseException) -> str:
+    """The frames of the learner's own code, then the exception; none of the course's."""
+    return described(error).text
+
+
+@functools.cache
 def _is_learners(filename: str) -> bool:
     if filename.startswith("<") or "ipykernel" in filename or "ipython-input" in filename:
         return "frozen" not in filename
@@ -86,19 +180,3 @@ def _is_learners(filename: str) -> bool:
         return False
     inside = path.relative_to(course.ROOT).parts if path.is_relative_to(course.ROOT) else ("",)
     return inside[0] != "shared" and not inside[0].startswith("week")
-
-
-def learner_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """The frames of the learner's own code, innermost last."""
-    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_learners(frame.filename)]
-
-
-def learner_traceback(error: BaseException) -> str:
-    """The frames of the learner's own code, then the exception; none of the course's."""
-    frames = learner_frames(error)
-    lines = [f"line {frame.lineno}, in {frame.name}:  {frame.line}" for frame in frames[-4:]]
-    message = " ".join(str(error).split())
-    message = message if len(message) <= 400 else message[:400] + " …"
-    if not frames and isinstance(error, TypeError):
-        message += "  (Raised where the check calls your code: compare its arguments with the exercise's signature.)"
-    return "\n".join([*lines, f"{type(error).__name__}: {message}".rstrip(": ")])

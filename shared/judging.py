@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 import shared
-from shared import answers, checking, course, guard, integrity, observations, wire
+from shared import answers, checking, course, globalstate, guard, integrity, observations, values, wire
 from shared.limits import Limits
 from shared.sandbox import call
 
@@ -91,8 +91,8 @@ def verdict(name: str, seed: int, told: dict) -> tuple[str, str]:
             return "error", str(saw["refused"])[:500]
         seen = [observations.Observation(str(label), wire.unpack(value)) for label, value in saw["seen"]]
         changed = saw["changed"] if saw["changed"] is None else str(saw["changed"])
-        run = checking.Run(seen, None, "", changed, saw["in_answer"] is True, str(saw["traceback"]))
-        run.exception = _exception(saw["exception"])
+        timed_out = saw["timed out"] is True
+        run = checking.Run(seen, _failure(saw["failure"]), timed_out, changed=changed)
         result = checking.judge(check, seed, run)
         if result.passed or result.status in ("todo", "timeout"):
             return result.status, ""
@@ -104,12 +104,11 @@ def verdict(name: str, seed: int, told: dict) -> tuple[str, str]:
         return "error", "What it returns cannot be compared."
 
 
-def _exception(told: list | None) -> BaseException | None:
+def _failure(told: list | None) -> guard.Failure | None:
     if told is None:
         return None
-    kind, message = map(str, told)
-    known = {"NotImplementedError": NotImplementedError, "TimedOut": guard.TimedOut}
-    return known.get(kind, Exception)(message)
+    kind, message, text, in_answer, todo = told
+    return guard.Failure(str(kind), str(message), str(text), in_answer is True, todo is True)
 
 
 @functools.cache
@@ -248,7 +247,7 @@ def observe(source: str, provided: list[str], seed: int, seconds: float, roots: 
     """What the check saw of an answer, as plain data. Called in the sandbox, after `prepare`."""
     ((name, check),) = _checks.items()
     shared.mine = shared.borrow = lend
-    own = (answers, checking, guard, observations, wire, integrity, sys.modules[__name__])
+    own = (answers, checking, globalstate, guard, observations, values, wire, integrity, sys.modules[__name__])
     own += (observations.Recorder, sys.modules[check.observe.__module__])
     changed = integrity.unchanged(own, besides={other for _, other in _callers})
     see, tell, load = checking.observe, _told, answers.load
@@ -271,8 +270,7 @@ def observe(source: str, provided: list[str], seed: int, seconds: float, roots: 
         space[other] = answer
     first = changed()
     if not callable(answer):
-        kind = type(answer).__name__
-        return {"refused": f"{name} should be a function or class, and is of type {kind}."}
+        return {"refused": f"{name} should be a function or class, and this is {values.kind(answer)}."}
     told = tell(see(dataclasses.replace(check, observe=watched), answer, seed, seconds))
     first = first or changed()
     if first:
@@ -281,13 +279,12 @@ def observe(source: str, provided: list[str], seed: int, seconds: float, roots: 
 
 
 def _told(run: checking.Run) -> dict:
-    error = run.exception
-    if isinstance(error, integrity.Refused):
-        return {"refused": str(error)}
+    failure = run.failure
+    if failure is not None and failure.kind == integrity.Refused.__name__:
+        return {"refused": failure.message}
     return {
         "seen": [[entry.label, wire.pack(entry.value)] for entry in run.observations],
         "changed": run.changed,
-        "exception": None if error is None else [type(error).__name__, " ".join(str(error).split())[:300]],
-        "in_answer": run.in_answer,
-        "traceback": run.traceback,
+        "timed out": run.timed_out,
+        "failure": None if failure is None else list(dataclasses.astuple(failure)),
     }

@@ -9,6 +9,8 @@ import sys
 
 from shared import answers, cells, course
 from shared.checking import Result, find_check, run_check
+from shared.guard import TimedOut, learner_traceback, time_limit
+from shared.values import kind
 
 
 class CheckFailed(Exception):
@@ -29,8 +31,8 @@ def check(answer: object, name: str | None = None) -> None:
 
     `name` is only needed where the answer is called otherwise than the exercise: `check(my_try, "attention")`.
     """
-    name = name or getattr(answer, "__name__", None)
-    if not isinstance(name, str):
+    name = name or _text_of(answer, "__name__")
+    if type(name) is not str or not name.isidentifier():
         raise TypeError(
             "check() takes the function or class that you wrote: check(attention), or its name with it: "
             'check(my_try, "attention").'
@@ -41,7 +43,8 @@ def check(answer: object, name: str | None = None) -> None:
     if result.passed:
         result.notes = _keep(name, answer, written)
     elif written and result.status in ("failed", "error"):
-        result.notes, result.hint_for = _blame(name)
+        notes, result.hint_for = _blame(name)
+        result.notes += notes
     result.notes += _not_run(name, result.error)
     answers.log_attempt(name, result.status, result.mistake)
     show(result.card)
@@ -49,17 +52,25 @@ def check(answer: object, name: str | None = None) -> None:
         raise CheckFailed(result)
 
 
+def _text_of(answer: object, attribute: str) -> str | None:
+    """`__name__` or `__module__` of what a learner hands over; None where that is no text, or cannot be read."""
+    with contextlib.suppress(Exception, TimedOut), time_limit(1):
+        text = getattr(answer, attribute, None)
+        return text if type(text) is str else None
+    return None
+
+
 def _keep(name: str, answer: object, written: answers.Answer | None) -> tuple[str, ...]:
     """Save a passed answer if it also passes alone; otherwise say what keeps it from standing alone."""
-    if written is None or written.borrowed or getattr(answer, "__module__", "") == course.find(name).module:
+    if written is None or written.borrowed or _text_of(answer, "__module__") == course.find(name).module:
         return ("This is the course's own answer, so it is not saved as yours.",) if written else ()
     if written.missing:
         names = ", ".join(f"`{n}`" for n in written.missing)
         return (f"Not saved: it uses {names}, which no cell defines by def, class, import or =. Define it in a cell.",)
     try:
         alone = run_check(name, answers.load(written))
-    except Exception as error:
-        return (f"Not saved: on its own, outside this notebook, it raises {type(error).__name__}: {error}",)
+    except (Exception, SystemExit) as error:
+        return (f"Not saved: on its own, outside this notebook, it raises {learner_traceback(error).splitlines()[-1]}",)
     if not alone.passed:
         return ("Not saved: it is right here, but not on its own. Does it use a variable that a later cell changes?",)
     try:
@@ -111,7 +122,7 @@ def hint(answer: object) -> None:
     """Show the next of the three hints of an exercise (from the first again after the last)."""
     from shared.cards import HintCard
 
-    name = answer if isinstance(answer, str) else getattr(answer, "__name__", str(answer))
+    name = answer if type(answer) is str else _text_of(answer, "__name__") or kind(answer)
     hints = find_check(name).hints
     number = _given.get(name, 0) % len(hints)
     _given[name] = number + 1
@@ -140,7 +151,7 @@ def mine(name: str) -> object:
     except Exception as error:
         show(
             NoteCard(
-                f"{name}: your saved answer does not load ({type(error).__name__}: {error}). "
+                f"{name}: your saved answer does not load ({learner_traceback(error).splitlines()[-1]}). "
                 f"The course's own stands in. Run its check in {_notebook(name)} again, and it is saved anew."
             )
         )

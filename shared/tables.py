@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 
-from shared.observations import SMALL, brief, compare
+from shared.observations import compare
+from shared.values import SMALL, brief, is_tensor
 
 MONO = "font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere"
 ROW = '<tr style="background:transparent">'  # JupyterLab paints stripes and boxes behind the rows of tables
@@ -45,13 +46,13 @@ def _grid(value: object, other: object, rtol: float, atol: float) -> str:
 
 def _rows(value: object) -> list[list] | None:
     """A small tensor or flat list as rows of a table; None where one line says it better."""
-    if type(value).__name__ in ("Tensor", "Parameter"):
-        if value.numel() > SMALL or value.numel() == 0:
+    if is_tensor(value):
+        if value.is_meta or value.numel() > SMALL or value.numel() == 0:
             return None
         flat = value.detach()
         flat = flat.reshape(1, -1) if flat.dim() < 2 else flat.reshape(-1, flat.shape[-1])
         return flat.tolist()
     if isinstance(value, (list, tuple)) and 0 < len(value) <= 12:
-        nested = any(isinstance(item, (list, tuple, dict, set)) or hasattr(item, "shape") for item in value)
+        nested = any(isinstance(item, (list, tuple, dict, set)) or is_tensor(item) for item in value)
         return None if nested else [list(value)]
     return None

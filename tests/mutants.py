@@ -98,6 +98,7 @@ def mutants(name: str) -> list[Mutant]:
     """Every mutant of an exercise, each once. Only what is between the markers of the solution is changed."""
     exercise = course.find(name)
     lines = exercise.source.splitlines()
+    whole = [Mutant(name, change, definition) for change, definition in _of_the_whole(exercise)]
     inside, open_block = set(), False
     for number, line in enumerate(lines, 1):
         open_block = (open_block or line.strip() == course.BEGIN) and line.strip() != course.END
@@ -125,7 +126,62 @@ def mutants(name: str) -> list[Mutant]:
                 line = lines[node.lineno - 1].strip()
                 change = f"{line} | {_short(old)} -> {_short(text)}"
                 found.setdefault(ast.dump(ast.parse(definition)), Mutant(name, change, definition))
-    return _told_apart(list(found.values()))
+    return whole + _told_apart(list(found.values()))
+
+
+WRAPPED = """
+
+import functools
+import torch
+
+_{name}, _kept = {name}, []
+
+
+@functools.wraps(_{name})
+def {name}(*args, **kwargs):
+    {body}
+"""
+KEPT = """_kept.extend([] if _kept else [_{name}(*args, **kwargs)])
+    return _kept[0]"""
+OVERWRITTEN = """result = _{name}(*args, **kwargs)
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            value.data.zero_()
+        elif isinstance(value, (list, dict)):
+            value.clear()
+    return result"""
+
+
+def _of_the_whole(exercise: course.Exercise) -> Iterator[tuple[str, str]]:
+    """State that is kept between calls, arguments that are overwritten or ignored: (what, the definition)."""
+    source = exercise.source
+    (definition,) = ast.parse(source).body
+    if isinstance(definition, ast.FunctionDef):
+        parameters = definition.args.args + definition.args.kwonlyargs
+        kinds = " ".join(ast.unparse(one.annotation) for one in parameters if one.annotation)
+        bodies = {"every call gives the first result": KEPT}
+        if any(kind in kinds for kind in ("Tensor", "list", "dict")):
+            bodies["the arguments are overwritten after use"] = OVERWRITTEN
+        for change, body in bodies.items():
+            yield change, source + WRAPPED.format(name=exercise.name, body=body.format(name=exercise.name))
+    lines = source.splitlines(keepends=True)
+    for node in ast.walk(definition):
+        if isinstance(node, ast.FunctionDef):
+            spots = (i for i in range(node.lineno, node.end_lineno) if lines[i].strip() == course.BEGIN)
+            spot = next(spots, None)
+            for parameter, default in _defaults(node.args) if spot is not None else ():
+                line = lines[spot].replace(course.BEGIN, f"{parameter} = {ast.unparse(default)}")
+                yield f"{node.name} ignores {parameter}", "".join([*lines[: spot + 1], line, *lines[spot + 1 :]])
+
+
+def _defaults(arguments: ast.arguments) -> list[tuple[str, ast.expr]]:
+    """The parameters that have a default, and that."""
+    usual = arguments.args[len(arguments.args) - len(arguments.defaults) :]
+    pairs = [
+        *zip(usual, arguments.defaults, strict=True),
+        *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
+    ]
+    return [(one.arg, default) for one, default in pairs if default is not None]
 
 
 def _short(text: str) -> str:

@@ -15,7 +15,7 @@ import tomllib
 
 from tqdm.auto import tqdm
 
-from shared import answers, course
+from shared import answers, checking, course
 from shared.checking import find_check, run_check
 from tests.mutants import Mutant, mutants
 
@@ -67,6 +67,7 @@ def _judge(made: list[Mutant], there) -> None:
     import torch
 
     torch.set_num_threads(1)
+    checking._name_mistake = checking._name_resemblance = lambda *args: None  # they judge all known mistakes
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for mutant in made:
         there.send(accepted(mutant))

@@ -116,7 +116,7 @@ def test_wrong_arity_says_to_compare_the_signature():
 def test_something_that_is_no_function_is_told():
     result = run_check("softmax", 3.0)
     assert result.status == "error"
-    assert "is of type float" in str(result.card)
+    assert "softmax should be a function, and this is a float" in str(result.card)
 
 
 def test_exit_recursion_and_swallowed_interrupts_do_not_end_the_kernel():

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from shared import course, judging, observations, wire
+from shared import course, judging, observations, values, wire
 from shared.answers import Answer, extract
 from shared.checking import LESSON_SEED, find_check, observe
 from tests.conftest import needs
@@ -216,7 +216,7 @@ def test_a_patch_is_named_even_where_the_values_are_right():
 
 # What arrives may be anything
 
-WHOLE = {"changed": None, "exception": None, "in_answer": False, "traceback": ""}
+WHOLE = {"changed": None, "timed out": False, "failure": None}
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,9 @@ WHOLE = {"changed": None, "exception": None, "in_answer": False, "traceback": ""
         WHOLE | {"seen": []},
         WHOLE | {"seen": [["a", ["tensor", "torch.float32", [10**9], False, ""]]]},
         WHOLE | {"seen": [["a", ["tensor", "os.system", [], False, ""]]]},
-        WHOLE | {"seen": 9 * [["a", ["foreign", "Tensor"]]], "exception": ["KeyboardInterrupt", ""], "in_answer": True},
+        WHOLE | {"seen": [["a", ["meta", "torch.float32", [-1], False]]]},
+        WHOLE | {"seen": 9 * [["a", ["opaque", "a Tensor", ""]]], "failure": ["SystemExit", "", "", True, False]},
+        WHOLE | {"seen": [], "failure": ["KeyboardInterrupt"]},
     ],
     ids=repr,
 )
@@ -240,19 +242,30 @@ def test_a_forged_report_gets_no_points(told):
 
 
 VALUES = [None, True, 3, -(10**4000), 0.1, float("inf"), "é\ud800", b"\0\xff", 1 + 2j, {"k", 1}, frozenset({2})]
-VALUES += [[1, (2, [3])], {1: "a", (1, 2): {3}}, observations.Raised("ValueError", "no")]
+VALUES += [[1, (2, [3])], {1: "a", (1, 2): {3}}]
 VALUES += [torch.tensor(3), torch.zeros(0, 3), torch.tensor([True]), torch.arange(6).view(2, 3).T]
 VALUES += [torch.ones(2, dtype=torch.float64, requires_grad=True), torch.ones(3, dtype=torch.bfloat16)]
 VALUES += [torch.ones(2, dtype=torch.complex64), torch.arange(5, dtype=torch.uint8), torch.nn.Parameter(torch.ones(2))]
+VALUES += [torch.ones(2, dtype=torch.complex64).mul(1j).conj(), torch.ones(4, 3)[:, :1]]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: f"{type(value).__name__}")
 def test_what_a_check_sees_arrives_as_it_was(value):
-    arrived = wire.unpack(json.loads(json.dumps(wire.pack(value))))
+    arrived = wire.unpack(json.loads(json.dumps(wire.pack(values.snapshot(value)))))
     assert observations.compare(value, arrived, 0, 0) is None
     assert observations.compare(arrived, value, 0, 0) is None
     if isinstance(value, torch.Tensor):
         assert arrived.requires_grad == value.requires_grad and arrived.dtype == value.dtype
+
+
+def test_a_tensor_without_data_arrives_as_one():
+    arrived = wire.unpack(wire.pack(torch.ones(2**40, device="meta")))
+    assert arrived.is_meta and arrived.shape == (2**40,)
+    assert observations.compare(torch.ones(3), arrived, 0, 0).kind == "shape"
+
+
+def test_what_was_raised_arrives_too():
+    assert wire.unpack(wire.pack(values.Raised("ValueError", "no"))) == values.Raised("ValueError", "no")
 
 
 def test_a_subclass_arrives_as_plain_data_and_another_type_as_nothing():
@@ -260,8 +273,8 @@ def test_a_subclass_arrives_as_plain_data_and_another_type_as_nothing():
         def __eq__(self, other):
             return True
 
-    arrived = wire.unpack(wire.pack([Liar("x"), object()]))
-    assert type(arrived[0]) is str and arrived[1] != arrived[1].__class__
+    arrived = wire.unpack(wire.pack(values.snapshot([Liar("x"), object()])))
+    assert type(arrived[0]) is str and arrived[0] == "x"
     assert "got an object" in observations.compare([1, 2], [1, arrived[1]], 0, 0).text
 
 

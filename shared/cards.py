@@ -171,10 +171,13 @@ def _about(title: str, wanted, got, difference) -> list[tuple]:
     return blocks
 
 
+NAMES = {"Viterbi", "Unicode", "Python", "English", "Chinese", "Adam", "Hugging", "None", "True", "False"}
+
+
 def _inside_a_sentence(text: str) -> str:
     """With a small first letter, unless the first word is a name or an abbreviation."""
     word = re.match(r"\w*", text)[0]
-    plain = word[1:].islower() and word not in ("Viterbi", "Unicode", "Python", "English", "Chinese")
+    plain = word[1:].islower() and word not in NAMES
     return text[0].lower() + text[1:] if plain or word == "A" else text
 
 

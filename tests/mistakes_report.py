@@ -3,7 +3,7 @@
 import argparse
 import importlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from shared import answers, course, homepage
 from shared.checking import find_check, run_check
+from tests import mutation_report
 
 REPORT = course.ROOT / "docs" / "grading.md"
 SEEDS = (None, 7, 123456)  # None: the inputs that the lessons show
@@ -25,13 +26,15 @@ class Row:
     named: int
     variants: int
     accepted: int
+    mutants: int  # those that are not equivalent to the reference
+    killed: int
 
     def __add__(self, other: "Row") -> "Row":
         return Row(*(mine + theirs for mine, theirs in zip(self.cells, other.cells, strict=True)))
 
     @property
-    def cells(self) -> tuple[int, int, int, int, int]:
-        return self.mistakes, self.rejected, self.named, self.variants, self.accepted
+    def cells(self) -> tuple[int, ...]:
+        return astuple(self)
 
 
 @cache
@@ -60,12 +63,15 @@ def measure(name: str) -> Row:
         sentence: [run_check(name, with_mistake(name, sentence), seed=seed) for seed in SEEDS] for sentence in sentences
     }
     others = [[run_check(name, answer, seed=seed) for seed in SEEDS] for own, _, answer in variants() if own == name]
+    mutants, killed = mutation_report.counted(name)
     return Row(
         mistakes=len(found),
         rejected=sum(not any(result.passed for result in results) for results in found.values()),
         named=sum(all(result.mistake == sentence for result in results) for sentence, results in found.items()),
         variants=len(others),
         accepted=sum(all(result.passed for result in results) for results in others),
+        mutants=mutants,
+        killed=killed,
     )
 
 
@@ -73,6 +79,8 @@ def report(rows: dict[str, Row]) -> str:
     """The measured tables as Markdown: one by week, then one of each week by exercise."""
     weeks = {week: [name for name in rows if course.find(name).week == week] for week in course.weeks()}
     titles = {week: homepage.about(course.ROOT / week)[0] for week in weeks}
+    everything = sum(rows.values(), Row(*[0] * 7))
+    total = sum(mutation_report.results()[name]["mutants"] for name in rows)
     lines = [
         "# What the checks find",
         "",
@@ -80,6 +88,12 @@ def report(rows: dict[str, Row]) -> str:
         "answer that is written in another way than the course's (a variant), was judged three times: on the",
         "inputs that the lesson shows, and on two other sets. Rejected, named and accepted count what was so all",
         "three times. A mistake is named when the card says the sentence that belongs to it.",
+        "",
+        "A mutant is the course's own solution with one change that a program made (`tests/mutants.py`): operands",
+        "swapped, off by one, a term dropped, another axis or reduction, a `detach` forgotten, an argument ignored,",
+        "state kept between calls. `python -m tests.mutation_report` judged each of them on two sets of inputs.",
+        f"Of {total:,} mutants {total - everything.mutants:,} are equivalent: within the exercise's contract no input",
+        "tells them from the solution. They stand with the reason in `tests/equivalents/`, and are not counted here.",
         "",
         *_table("week", ((titles[week], [rows[name] for name in names]) for week, names in weeks.items()), True),
     ]
@@ -89,7 +103,7 @@ def report(rows: dict[str, Row]) -> str:
 
 
 def _table(first: str, groups: Iterable[tuple[str, list[Row]]], by_week: bool) -> Iterator[str]:
-    heads = ["mistakes", "rejected", "named", "variants", "accepted"]
+    heads = ["mistakes", "rejected", "named", "variants", "accepted", "mutants", "rejected"]
     heads = [first, "exercises", *heads] if by_week else [first, *heads]
     yield f"| {' | '.join(heads)} |"
     yield "|---|" + "---:|" * (len(heads) - 1)
@@ -102,10 +116,11 @@ def _table(first: str, groups: Iterable[tuple[str, list[Row]]], by_week: bool) -
 
 
 def _line(title: str, rows: list[Row], by_week: bool) -> str:
-    mistakes, rejected, named, others, accepted = sum(rows, Row(0, 0, 0, 0, 0)).cells
+    mistakes, rejected, named, others, accepted, mutants, killed = cells = sum(rows, Row(*[0] * 7)).cells
     if not by_week:
-        return f"| {title} | {mistakes} | {rejected} | {named} | {others} | {accepted} |"
+        return f"| {title} | {' | '.join(map(str, cells))} |"
     shares = [share(rejected, mistakes), share(named, mistakes), str(others), share(accepted, others)]
+    shares += [str(mutants), share(killed, mutants)]
     return f"| {title} | {len(rows)} | {mistakes} | {' | '.join(shares)} |"
 
 

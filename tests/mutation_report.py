@@ -7,10 +7,13 @@ all memory ends only itself, and counts as rejected.
 
 import argparse
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
+import random
 import resource
+import sys
 import tomllib
 
 from tqdm.auto import tqdm
@@ -36,6 +39,7 @@ def accepted(mutant: Mutant) -> bool:
     return all(run_check(mutant.exercise, answer, seed=seed, seconds=limit).passed for seed in SEEDS)
 
 
+@functools.cache
 def equivalents() -> dict[str, dict[str, str]]:
     """Exercise -> change -> why no right check can reject it."""
     found: dict[str, dict[str, str]] = {}
@@ -44,9 +48,21 @@ def equivalents() -> dict[str, dict[str, str]]:
     return found
 
 
-def survivors(name: str) -> tuple[int, list[str]]:
-    """(number of mutants, changes that the check accepts) of an exercise."""
-    made = mutants(name)
+def results() -> dict[str, dict]:
+    """Exercise -> {"mutants": how many, "accepted": the changes that its check accepts}, as last measured."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
+def counted(name: str) -> tuple[int, int]:
+    """(mutants that are not equivalent, how many of these the check rejects), as last measured."""
+    kept = results()[name]
+    alive = [change for change in kept["accepted"] if change not in equivalents().get(name, {})]
+    different = kept["mutants"] - (len(kept["accepted"]) - len(alive))
+    return different, different - len(alive)
+
+
+def survivors(made: list[Mutant]) -> list[str]:
+    """The changes that the checks accept. One that hangs or ends its process is rejected."""
     found: list[str] = []
     done = 0
     context = multiprocessing.get_context("fork")
@@ -63,7 +79,7 @@ def survivors(name: str) -> tuple[int, list[str]]:
         done += done < len(made)  # this one hung, or took the process with it
         child.kill()
         child.join()
-    return len(made), found
+    return found
 
 
 def _judge(made: list[Mutant], there) -> None:
@@ -78,31 +94,46 @@ def _judge(made: list[Mutant], there) -> None:
     os._exit(0)  # threads that a mutant left running hold nobody up
 
 
-def main(arguments: list[str] | None = None) -> None:
+def sample(week: str) -> list[str]:
+    """Judge one mutant of each exercise of a week again; what no longer comes out as it is kept in the results."""
+    kept, wrong = results(), []
+    for name in (e.name for e in course.exercises().values() if e.week == week):
+        mutant = random.Random(name).choice(mutants(name))
+        if survivors([mutant]) != [change for change in kept[name]["accepted"] if change == mutant.change]:
+            wrong.append(f"{name}: {mutant.change}")
+    return wrong
+
+
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation_report", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="exercises or weeks (default: what has no result yet)")
+    parser.add_argument("--sample", metavar="WEEK", help="judge one mutant of each exercise; write nothing")
     options = parser.parse_args(arguments)
-    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    if options.sample:
+        wrong = sample(options.sample)
+        print("\n".join(wrong))
+        return int(bool(wrong))
+    kept = results()
     wanted = [e.name for e in course.exercises().values() if {e.name, e.week} & set(options.names)]
     wanted = wanted or [name for name in course.exercises() if name not in kept]
     for name in wanted:  # in this process, so that no child has to
         find_check(name)
         course.reference(name)
     for name in tqdm(wanted, desc="exercises"):
-        count, alive = survivors(name)
-        kept[name] = {"mutants": count, "accepted": alive}
+        made = mutants(name)
+        kept[name] = {"mutants": len(made), "accepted": survivors(made)}
         ordered = {other: kept[other] for other in course.exercises() if other in kept}
         answers.write_atomically(RESULTS, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
     known = equivalents()
-    total = sum(kept[name]["mutants"] for name in kept)
-    alive = {name: [c for c in kept[name]["accepted"] if c not in known.get(name, {})] for name in kept}
-    for name, changes in alive.items():
-        for change in changes:
-            print(f"{name}: {change}")
-    equal = sum(len(kept[name]["accepted"]) - len(alive[name]) for name in kept)
-    killed = total - equal - sum(map(len, alive.values()))
-    print(f"{total} mutants, {equal} equivalent, {killed} of the other {total - equal} rejected")
+    for name in kept:
+        for change in kept[name]["accepted"]:
+            if change not in known.get(name, {}):
+                print(f"{name}: {change}")
+    different, rejected = (sum(column) for column in zip(*map(counted, kept), strict=True))
+    total = sum(one["mutants"] for one in kept.values())
+    print(f"{total} mutants, {total - different} equivalent, {rejected} of the other {different} rejected")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,9 +1,12 @@
 """A class: whose a notebook is, what is read in it, what is kept, who wrote the same, and the page that comes out."""
 
 import csv
+import inspect
 import json
+import random
 import re
 import shutil
+import textwrap
 import zipfile
 from html.parser import HTMLParser
 
@@ -14,6 +17,8 @@ from shared.classroom import Kept, grade_class, student_of, summary, write_csv
 from shared.cli import main
 from shared.gradebook import page
 from shared.grading import Row
+from tests.mistakes_report import variants
+from tests.mutants import mutants
 
 IMPORTS = """import math
 import torch
@@ -319,6 +324,21 @@ def test_names_comments_annotations_docstrings_and_formatting_do_not_hide_a_copy
     assert similarity.alike(similarity.shape(ANSWER), similarity.shape(DISGUISED)) == 1
     assert similarity.alike(similarity.shape(ANSWER), similarity.shape(OTHER)) < 0.3
     assert similarity.shape("def f(:").nodes == ()
+
+
+def test_answers_written_apart_are_far_below_the_border_and_copies_with_one_change_above_it():
+    apart, copies = [], []
+    for i, exercise in enumerate(course.exercises().values()):
+        own = similarity.shape(exercise.source)
+        if len(own.nodes) < similarity.LEAST_NODES:
+            continue
+        others = [f for name, _, f in variants() if name == exercise.name]
+        apart += [similarity.alike(own, similarity.shape(textwrap.dedent(inspect.getsource(f)))) for f in others]
+        if i % 4 == 0:
+            changed = random.Random(i).choice(mutants(exercise.name))
+            copies.append(similarity.alike(own, similarity.shape(changed.definition)))
+    assert len(apart) > 250 and max(apart) < similarity.ALIKE / 2
+    assert len(copies) > 25 and sum(share >= similarity.ALIKE for share in copies) > 0.9 * len(copies)
 
 
 def test_pairs_leave_out_the_courses_own_short_answers_and_what_many_wrote():

@@ -70,7 +70,7 @@ def fetch(address: str, target: Path, size: int, digest: str) -> Path:
     from tqdm.auto import tqdm
 
     part = target.with_name(f"{target.name}.part")
-    with tqdm(total=size, unit="B", unit_scale=True, desc=f"fetching {target.name}") as bar:
+    with tqdm(total=size, unit="B", unit_scale=True, desc=f"fetching {target.stem}") as bar:
         for number in range(TRIES):
             time.sleep(PAUSE if number else 0)
             broken = _go_on(address, part, size, bar)

@@ -38,7 +38,7 @@ thead th { background: var(--soft); }
 .all thead th.name { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; vertical-align: bottom;
   font-weight: normal; padding: .5rem .2rem; white-space: nowrap; }
 .all tbody th { position: sticky; left: 0; background: var(--page); }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .passed { color: var(--right); } .failed, .error, .timeout, .memory { color: var(--wrong); }
 .todo, .missing, .borrowed { color: var(--open); }
 .all td.result { text-align: center; font-size: .8rem; line-height: 1.1; padding: .2rem .3rem; }
@@ -147,7 +147,7 @@ def _student(student: Student, number: int) -> str:
     rows = "".join(
         f"<tr>{_cell(row)}<td><code>{html.escape(row.exercise)}</code></td>"
         f'<td class="number">{row.points} of {row.out_of}</td><td>{html.escape(row.mistake)}</td>'
-        f'<td class="number">{row.seconds:.2f} s</td></tr>\n'
+        f'<td class="number">{f"{row.seconds:.2f} s" if row.seconds else ""}</td></tr>\n'
         for row in student.rows
     )
     problems = "".join(f"<p>{html.escape(problem)}</p>" for problem in student.problems)

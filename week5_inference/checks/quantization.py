@@ -256,10 +256,17 @@ def frequencies(stochastic_round, values: list[float], rng: torch.Generator, dra
     },
 )
 def check_stochastic_round(stochastic_round, rng):
+    whole = torch.randint(-40, 40, (9,), generator=rng)
+    eighths = (whole[:5] + torch.randint(1, 8, (5,), generator=rng) / 8).tolist()
     yield (
         "how often each whole number comes",
         frequencies(stochastic_round, [0.25, 2.75, -0.25, -1.625, 3.0], rng),
         {"x": [0.25, 2.75, -0.25, -1.625, 3.0], "draws": 4000},
+    )
+    yield (
+        "numbers at random: how often each whole number comes",
+        frequencies(stochastic_round, eighths, rng),
+        {"x": eighths, "draws": 4000},
     )
     x = torch.full((400, 20), 0.5)
     rows = stochastic_round(x, rng)
@@ -267,8 +274,8 @@ def check_stochastic_round(stochastic_round, rng):
     yield "each entry draws for itself", together < 0.7, {"x": "0.5, 8000 times"}
     yield (
         "whole numbers stay as they are, and float64 too",
-        stochastic_round(torch.tensor([-2.0, 0.0, 5.0]).double(), rng),
-        {"x": [-2, 0, 5]},
+        stochastic_round(whole.double(), rng),
+        {"x": whole.tolist()},
     )
 
 

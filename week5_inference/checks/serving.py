@@ -484,6 +484,11 @@ def check_stop_at(stop_at, rng):
     yield "two beginnings of a stop string fit", stop_at("so aa", ["aab"])
     yield "the beginnings of two stop strings", stop_at("so ab", ["bc", "abd"])
     yield "half a stop string, but not at the end", stop_at("User one", ["User:"])
+    for _ in range(4):
+        text, *stop = (
+            "".join("ab"[i] for i in torch.randint(0, 2, (n,), generator=rng).tolist()) for n in (12, 7, 6, 5)
+        )
+        yield "letters at random", stop_at(text, stop)
     yield "no stop strings", stop_at("one", [])
     yield "the whole text is a beginning", stop_at("Us", ["User:"])
     yield "empty text", stop_at("", ["x"])

@@ -361,7 +361,7 @@ def _call(name, before="", **arguments):
     return f"{before}<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
 
 
-def _tools(ran):
+def _tools(ran, hero="Nell"):
     """Tools of the check; `ran` collects what they were asked."""
 
     def note(*results):
@@ -377,7 +377,7 @@ def _tools(ran):
         return function
 
     return [
-        Tool("hero", "the hero of a story", {"story": "number"}, note("Nell")),
+        Tool("hero", "the hero of a story", {"story": "number"}, note(hero)),
         Tool("count", "a number", {}, note(17)),
         Tool("late", "is late once", {}, note(TimeoutError("no answer after 5 s"), "Tim")),
         Tool("broken", "always fails", {}, note(KeyError("no such town"))),
@@ -392,11 +392,11 @@ def _tools(ran):
 HERO, OTHER = _call("hero", "I look it up.\n", story=2), _call("hero", story=3)
 
 
-def _outcome(run_agent, *replies, **limits):
+def _outcome(run_agent, *replies, hero="Nell", **limits):
     """All that can be seen of a run, but the wording of errors."""
     policy, ran = _Policy(*replies), []
     try:
-        stop, answer, steps = run_agent(policy, _tools(ran), "Who is it?", **limits)
+        stop, answer, steps = run_agent(policy, _tools(ran, hero), "Who is it?", **limits)
     except NotImplementedError:
         raise
     except (Exception, _Interrupted) as error:
@@ -521,7 +521,9 @@ def check_run_agent(run_agent, rng):
     yield "two calls in turn", _outcome(run_agent, HERO, OTHER, HERO, OTHER, HERO)
     yield "the same call in other words", _outcome(run_agent, HERO, _call("hero", "Again: ", story=2), "Nell.")
     n_steps = int(torch.randint(2, 6, (), generator=rng))
-    yield f"max_steps={n_steps}", _outcome(run_agent, *[_call("hero", story=i) for i in range(9)], max_steps=n_steps)
+    stories, hero = torch.randperm(99, generator=rng)[:9].tolist(), f"Nell {int(torch.randint(2, 99, (), generator=rng))}"
+    calls = [_call("hero", story=story) for story in stories]
+    yield f"max_steps={n_steps}", _outcome(run_agent, *calls, hero=hero, max_steps=n_steps)
     yield "the answer after the last step comes too late", _outcome(run_agent, HERO, "Nell.", max_steps=1)
     yield "a long result is cut", _outcome(run_agent, _call("long"), "A story.", longest=40)
     yield (

@@ -252,6 +252,7 @@ def frequencies(stochastic_round, values: list[float], rng: torch.Generator, dra
             "torch.rand(x.shape, generator",
             "torch.rand((*x.shape[:-1], 1), generator",
         ),
+        "Chance does not come from the generator: two runs with the same seed differ.": ("generator=generator, ", ""),
         "It always goes up: on average that is half a step too much.": ("(chance < x - floor)", "(x > floor)"),
     },
 )
@@ -277,6 +278,8 @@ def check_stochastic_round(stochastic_round, rng):
         stochastic_round(whole.double(), rng),
         {"x": whole.tolist()},
     )
+    twice = [stochastic_round(x, torch.Generator().manual_seed(5)) for _ in range(2)]
+    yield "the same seed twice gives the same numbers", torch.equal(*twice), {"x": "0.5, 8000 times"}
 
 
 REGULAR = "x_codes, x_scale = int8_quantize(tokens.masked_fill(is_outlier, 0))"
@@ -368,6 +371,8 @@ def check_llm_int8_matmul(llm_int8_matmul, rng):
     x = normal(2, 3, 9, rng=rng)
     yield "two rows of three tokens without an outlier", llm_int8_matmul(x, w), {"x": x, "w": w}
     yield "a single vector", llm_int8_matmul(x[0, 0] * 5, w), {"x": x[0, 0] * 5, "w": w}
+    yield "float16 in, float16 out", str(llm_int8_matmul(x.half(), w.half()).dtype), {"x": x.half()}
+    yield "one token, the threshold 0", llm_int8_matmul(x[0, :1] * 5, w, 0.0), {"x": x[0, :1] * 5, "w": w}
     yield "float64 in, float64 out", str(llm_int8_matmul(x.double(), w.double()).dtype), {"x": x.double()}
     refused = [
         raised(llm_int8_matmul, x / 0, w),

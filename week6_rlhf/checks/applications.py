@@ -62,7 +62,7 @@ def check_chunk_text(chunk_text, rng):
     yield "overlap of one word", chunk_text(text, 3, 1)
     yield "a text as long as a window", chunk_text(text, 6, 3)
     yield "one word more than a window", chunk_text(text, 5, 3)
-    yield "a text shorter than the overlap", chunk_text("a b", 5, 3)
+    yield "a text shorter than the overlap", chunk_text("a b", 5, 4)
     yield "windows of one word", chunk_text("a b c", 1)
     yield "lines and wide spaces", chunk_text("  one two\nthree   four\t five ", 2, 1)
     yield "texts without words", [chunk_text(empty, 3, 1) for empty in ("", " \n ")]

@@ -135,6 +135,8 @@ def read(card, limits=LIMITS):
         for line in found.text.splitlines()
         if line.startswith("|") and line.split("|")[1].strip() in {r.task for r in RESULTS}
     }
+    lines = found.text.splitlines()
+    rows = [i for i, line in enumerate(lines) if line.startswith("|") and line.split("|")[1].strip() in numbers]
     return {
         "license": data.get("license"),
         "language": data.get("language"),
@@ -146,6 +148,9 @@ def read(card, limits=LIMITS):
         ],
         "heading": next((line for line in found.text.splitlines() if line.startswith("# ")), None),
         "numbers in the table, by task": {task: [round(x, 3) for x in row] for task, row in numbers.items()},
+        "the rows stand right below the table's line of dashes": bool(rows)
+        and rows == list(range(rows[0], rows[0] + len(rows)))
+        and set(lines[rows[0] - 1]) <= set("|-: "),
         "limits": [limit in found.text for limit in limits],
         "list items without text": sum(line.strip() in ("-", "*") for line in found.text.splitlines()),
     }
@@ -208,9 +213,9 @@ def check_model_card(model_card, rng):
         "another card, as the Hub's reader sees it",
         read(model_card(f"course-{n_items}", f"base-{middle[0]}", drawn, limits), limits),
     )
-    awkward = model_card('Pip: a "small" model', "work/instruct: mine", RESULTS[2:3], LIMITS[:1])
+    awkward = model_card('Pip: a "small" model 🦊', "work/instruct: mine", RESULTS[2:3], LIMITS[:1])
     yield (
-        "names with a colon and quotes",
+        "names with a colon, quotes and a picture",
         read(awkward),
-        {"name": 'Pip: a "small" model', "base_model": "work/instruct: mine"},
+        {"name": 'Pip: a "small" model 🦊', "base_model": "work/instruct: mine"},
     )

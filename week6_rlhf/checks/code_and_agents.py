@@ -6,6 +6,7 @@ import torch
 
 from shared.checking import observes, raised
 from week5_inference.solutions.prompting import Tool
+from week6_rlhf.solutions.code_and_agents import scratchpad
 
 
 def _read(parse_assertion, text, entry_point="add"):
@@ -501,6 +502,7 @@ def check_run_agent(run_agent, rng):
     )
     yield "a tool that always fails", _outcome(run_agent, _call("broken"))
     yield "the same with max_errors=1", _outcome(run_agent, _call("broken"), max_errors=1)
+    yield "a success, then a tool that always fails", _outcome(run_agent, HERO, _call("broken"))
     yield (
         "errors, but never three in a row",
         _outcome(
@@ -530,6 +532,8 @@ def check_run_agent(run_agent, rng):
         "no room for another turn",
         _outcome(run_agent, *[_call("hero", story=i) for i in range(9)], max_characters=400, max_steps=9),
     )
+    room = len(scratchpad("Who is it?", []))
+    yield "just enough room for the question", _outcome(run_agent, "Nell.", max_characters=room)
     yield "no room for the question", _outcome(run_agent, "Nell.", max_characters=5)
     yield "an interrupt while a tool runs", _outcome(run_agent, _call("stopped"), "Nell.")
     yield "the policy itself fails", _outcome(run_agent, RuntimeError("out of memory"), "Nell.")

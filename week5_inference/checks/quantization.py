@@ -418,6 +418,10 @@ CODE = "codes[:, j] = (torch.round(w[:, j] / s) + z).clamp(0, 2**bits - 1)"
             ("w[:, j + 1 : end] -= error", "w[:, j + 1 : end] += error"),
             ("w[:, end:] -= errors", "w[:, end:] += errors"),
         ],
+        "The columns behind the first 128 get no error from those: a block of columns passes its errors on beyond its end too.": (
+            "w[:, end:] -= errors @ u[start:end, end:]",
+            "pass",
+        ),
         "The error is not divided by U_jj, so what the later columns make up for has the wrong size.": (
             "error = (w[:, j] - (codes[:, j] - z) * s) / u[j, j]",
             "error = w[:, j] - (codes[:, j] - z) * s",
@@ -492,10 +496,14 @@ def check_gptq_quantize(gptq_quantize, rng):
     about = {"weight": w, "hessian": h, "bits": 4, "group_size": 6, "dead column": 3}
     yield "a dead column", gptq_quantize(w, h, 4, 6), about
     yield "a dead column with act_order", gptq_quantize(w, h, 2, 6, act_order=True), about | {"bits": 2}
-    w, x = normal(3, 160, rng=rng), calibration(rng, d_in=160, dead=None)
+    w = normal(16, 12, rng=rng)
+    about = {"weight": w, "hessian": h / 400, "bits": 4, "group_size": 6, "damping": 0.1, "dead column": 3}
+    yield "a dead column beside small inputs", gptq_quantize(w, h / 400, 4, 6, damping=0.1), about
+    w, x = normal(6, 132, rng=rng), calibration(rng, d_in=132, dead=None)
     h = x.T @ x / len(x)
-    some = gptq_quantize(w, h, 4, 80)[0][:, :24]
-    yield "160 columns: the codes of the first 24", some, {"weight": w, "hessian": h, "bits": 4, "group_size": 80}
+    codes = gptq_quantize(w, h, 4, 66, damping=0.1)[0]
+    about = {"weight": w, "hessian": h, "bits": 4, "group_size": 66, "damping": 0.1}
+    yield "132 columns: the codes of the first 24 and of the last 6", [codes[:, :24], codes[:, 126:]], about
     singular = torch.ones(2, 2)
     singular[0, 0] = 0.5
     refused = {

@@ -182,6 +182,10 @@ def read(card, limits=LIMITS):
             "{r.value:.4g} | {r.low:.4g} to {r.high:.4g}",
             "{r.value:.2f} | {r.low:.2f} to {r.high:.2f}",
         ),
+        "Beyond ASCII a name is written in JSON's escapes, two for one picture, and YAML does not put the two together.": (
+            "partial(json.dumps, ensure_ascii=False)",
+            "json.dumps",
+        ),
         "The table gives no intervals. A reader can't tell whether another model is better.": (
             "{r.low:.4g} to {r.high:.4g}",
             "",

@@ -503,6 +503,10 @@ def by_autograd(grad_out, q, k, v, out, logsumexp, block, causal=True):
             "scores = tile_scores(q_tile, k_tile, position, j, causal)",
             "scores = tile_scores(q_tile, k_tile, position, j, False)",
         ),
+        "The sums are in the dtypes of q, k and v. In bfloat16, with 8 bits, 256 + 1 is 256.": (
+            "torch.zeros_like(x, dtype=kind)",
+            "torch.zeros_like(x)",
+        ),
         "The whole matrix of weights is made again. The gradients are right, the memory is what this was about.": by_autograd,
     },
 )
@@ -528,6 +532,11 @@ def check_flash_attention_backward(flash_attention_backward, rng):
     thin = tensors(rng, 5, 7, d_head=2)
     yield "heads of two numbers, causal, blocks of four", observe(*thin, 4, True), {"block": 4}
     half = observe(q.bfloat16(), k.bfloat16(), v.bfloat16(), 3, True)
+    ones = torch.ones(9, 4, dtype=torch.bfloat16)
+    gradient = ones * torch.tensor([[256], *[[1]] * 8])
+    dv = flash_attention_backward(gradient, 0 * ones, ones[:1], ones[:1], ones, torch.zeros(9), 1, False)[2]
+    about = {"grad_out": gradient, "q": 0 * ones, "k": ones[:1], "v": ones[:1], "block": 1}
+    yield "nine queries on one key in bfloat16: the gradient of its value", dv, about
     yield "bfloat16: the gradients' dtypes", [str(gradient.dtype) for gradient in half], {"block": 3}
     large = tensors(rng, 64, 64)
     yield (

@@ -148,9 +148,10 @@ def read(card, limits=LIMITS):
         ],
         "heading": next((line for line in found.text.splitlines() if line.startswith("# ")), None),
         "numbers in the table, by task": {task: [round(x, 3) for x in row] for task, row in numbers.items()},
-        "the rows stand right below the table's line of dashes": bool(rows)
+        "one table: a head, a line of dashes, the rows": bool(rows)
         and rows == list(range(rows[0], rows[0] + len(rows)))
-        and set(lines[rows[0] - 1]) <= set("|-: "),
+        and set(lines[rows[0] - 1]) <= set("|-: ")
+        and lines[rows[0] - 2].count("|") == lines[rows[0] - 1].count("|"),
         "limits": [limit in found.text for limit in limits],
         "list items without text": sum(line.strip() in ("-", "*") for line in found.text.splitlines()),
     }

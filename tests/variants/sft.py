@@ -73,3 +73,4 @@ def replies__the_tokenizers_padding(model, tokenizer, conversations, max_new_tok
         for row in out[:, rows["input_ids"].shape[1] :].tolist():
             told.append(tokenizer.decode(row[: row.index(2046)] if 2046 in row else row, skip_special_tokens=True))
     return told
+

@@ -523,11 +523,8 @@ def check_run_agent(run_agent, rng):
     yield "two calls in turn", _outcome(run_agent, HERO, OTHER, HERO, OTHER, HERO)
     yield "the same call in other words", _outcome(run_agent, HERO, _call("hero", "Again: ", story=2), "Nell.")
     n_steps = int(torch.randint(2, 6, (), generator=rng))
-    stories, hero = (
-        torch.randperm(99, generator=rng)[:9].tolist(),
-        f"Nell {int(torch.randint(2, 99, (), generator=rng))}",
-    )
-    calls = [_call("hero", story=story) for story in stories]
+    first, *stories = torch.randperm(99, generator=rng)[:10].tolist()
+    calls, hero = [_call("hero", story=story) for story in stories], f"Nell {first}"
     yield f"max_steps={n_steps}", _outcome(run_agent, *calls, hero=hero, max_steps=n_steps)
     yield "the answer after the last step comes too late", _outcome(run_agent, HERO, "Nell.", max_steps=1)
     yield "a long result is cut", _outcome(run_agent, _call("long"), "A story.", longest=40)

@@ -168,7 +168,7 @@ def _toy_encoder(rng, dim=8):
     },
 )
 def check_embed(embed, rng):
-    model, tokenizer = _toy_encoder(rng), _toy_tokenizer()
+    model, tokenizer = _toy_encoder(rng), _toy_tokenizer(64)  # a limit that is not the model's
     texts = list(SENTENCES)
     yield "one text", embed(["the old fox"], model, tokenizer), {"texts": ["the old fox"]}
     yield "texts of several lengths in one batch", embed(texts, model, tokenizer), {"texts": texts}

@@ -139,6 +139,8 @@ def flash_attention__log_weights(q, k, v, block, causal=True):
         q_tile = q[..., start : start + block, :].to(kind) / math.sqrt(q.shape[-1])
         out, log = None, None
         for j in range(0, n_key, block):
+            if causal and j - n_key >= start + q_tile.shape[-2] - n_query:
+                break
             s = q_tile @ k[..., j : j + block, :].to(kind).mT
             if causal:
                 after = torch.arange(j, j + s.shape[-1]) - n_key > torch.arange(s.shape[-2])[:, None] + start - n_query

@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from week2_pretraining.solutions.sampling import next_token_probs
+from week2_pretraining.solutions.sampling import inference, next_token_probs
 from week5_inference.solutions.kv_cache import cached_forward, check_heads, check_prompts, empty_cache
 
 
@@ -157,7 +157,9 @@ def cached_forward__fused_kernels(model, token_ids, cache, real=None):
         raise ValueError("too long")
     mask = torch.ones(batch, new, dtype=torch.long) if real is None else real.long()
     positions = (cache.lengths.view(-1, 1) + mask.cumsum(1) - 1).clamp_min(0)
-    x = model.token_embedding.weight[token_ids] + model.position_embedding.weight[positions]
+    x = model.token_embedding.weight[token_ids]
+    if model.config.positions != "none":
+        x = x + model.position_embedding.weight[positions]
     for i, block in enumerate(model.blocks):
         h, att = block.norm_1(x), block.attention
         q, k, v = (w(h).unflatten(-1, (-1, model.config.d_head)).transpose(1, 2) for w in (att.w_q, att.w_k, att.w_v))
@@ -185,7 +187,7 @@ def generate_cached__one_prompt_at_a_time(
     forward, found = forward or cached_forward, []
     for prompt in prompts:
         cache, row, new = empty_cache(model, 1), [], torch.tensor([list(prompt)])
-        with torch.no_grad():
+        with inference(model):
             while len(row) < max_new_tokens and (not row or row[-1] != eos_id):
                 logits = forward(model, new, cache)[:, -1]
                 probs = next_token_probs(logits, temperature, top_k, top_p)
@@ -205,7 +207,7 @@ def generate_cached__padded_on_the_left(
     real = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts])
     cache = empty_cache(model, len(prompts))
     columns = []
-    with torch.no_grad():
+    with inference(model):
         for _ in range(max_new_tokens):
             probs = next_token_probs(forward(model, token_ids, cache, real)[:, -1], temperature, top_k, top_p)
             token_ids = torch.multinomial(probs, 1, generator=generator)

@@ -274,13 +274,13 @@ def stream(blocks, drawn=None):
     },
 )
 def check_online_softmax(online_softmax, rng):
-    def observe(*blocks):
+    def observe(*blocks, as_it_comes=stream):
         blocks = [torch.as_tensor(block, dtype=torch.float32) for block in blocks]
-        return list(online_softmax(stream(blocks))), {f"block {i}": block for i, block in enumerate(blocks, 1)}
+        return list(online_softmax(as_it_comes(blocks))), {f"block {i}": block for i, block in enumerate(blocks, 1)}
 
     yield "one block", *observe([[0.0, 1.0]])
     yield "the maximum grows", *observe([[0.0, 1.0]], [[3.0, 2.0]])
-    yield "the maximum stays", *observe([[3.0, 2.0]], [[0.0, 1.0]])
+    yield "the maximum stays", *observe([[3.0, 2.0]], [[0.0, 1.0]], as_it_comes=list)
     yield "a last block of another width", *observe([[0.0, 1.0, 5.0]], [[2.0]])
     yield "large scores", *observe([[900.0, 901.0]], [[1000.0, 1001.0]])
     yield "rows far apart", *observe([[0.0, 1.0], [-500.0, -501.0]], [[2.0, 0.0], [-499.0, -502.0]])
@@ -384,6 +384,10 @@ def whole_matrix(q, k, v, block, causal=True):
             " - 1:\n                break\n            scores =",
         ),
         NO_FLOAT32[0]: NO_FLOAT32[1],
+        "Tiles that lie in the future are computed too: half of the work, for weights that are all 0.": (
+            "min(n_key, position + q_tile.shape[-2]) if causal else n_key",
+            "n_key",
+        ),
         "The whole matrix of scores is made at once. The answer is right, the memory is what this was about.": whole_matrix,
     },
 )
@@ -406,6 +410,14 @@ def check_flash_attention(flash_attention, rng):
         {},
     )
     yield "scores far apart", list(flash_attention(200 * q, k, v, 3, True)), {"block": 3}
+    later = v.clone()
+    later[..., 4:, :] = math.nan
+    about = {"v": "nan from the fifth token on", "block": 2}
+    yield (
+        "nan in the tiles of the future: what the first four tokens read",
+        flash_attention(q, k, later, 2, True)[0][..., :4, :],
+        about,
+    )
     double = flash_attention(q.double(), k.double(), v.double(), 3, True)
     yield "float64 stays float64", list(double), {"block": 3}
     many = torch.zeros(1, 600, 4, dtype=torch.bfloat16)
@@ -491,6 +503,10 @@ def by_autograd(grad_out, q, k, v, out, logsumexp, block, causal=True):
             "scores = tile_scores(q_tile, k_tile, position, j, causal)",
             "scores = tile_scores(q_tile, k_tile, position, j, False)",
         ),
+        "The sums are in the dtypes of q, k and v. In bfloat16, with 8 bits, 256 + 1 is 256.": (
+            "torch.zeros_like(x, dtype=kind)",
+            "torch.zeros_like(x)",
+        ),
         "The whole matrix of weights is made again. The gradients are right, the memory is what this was about.": by_autograd,
     },
 )
@@ -513,7 +529,14 @@ def check_flash_attention_backward(flash_attention_backward, rng):
     yield "one query on seven keys, causal", observe(q[..., -1:, :], k, v, 3, True), {"block": 3}
     yield "scores far apart", observe(4 * q, k, v, 3, True), {"block": 3}
     yield "float64 stays float64", observe(q.double(), k.double(), v.double(), 3, True), {"block": 3}
+    thin = tensors(rng, 5, 7, d_head=2)
+    yield "heads of two numbers, causal, blocks of four", observe(*thin, 4, True), {"block": 4}
     half = observe(q.bfloat16(), k.bfloat16(), v.bfloat16(), 3, True)
+    ones = torch.ones(9, 4, dtype=torch.bfloat16)
+    gradient = ones * torch.tensor([[256], *[[1]] * 8])
+    dv = flash_attention_backward(gradient, 0 * ones, ones[:1], ones[:1], ones, torch.zeros(9), 1, False)[2]
+    about = {"grad_out": gradient, "q": 0 * ones, "k": ones[:1], "v": ones[:1], "block": 1}
+    yield "nine queries on one key in bfloat16: the gradient of its value", dv, about
     yield "bfloat16: the gradients' dtypes", [str(gradient.dtype) for gradient in half], {"block": 3}
     large = tensors(rng, 64, 64)
     yield (

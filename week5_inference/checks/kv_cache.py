@@ -1,12 +1,12 @@
 """What right answers of lesson 02 show, and the known mistakes. How a cache lies in memory is nobody's business here."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.checking import observes, raised
 from week1_decoder.solutions.decoder import GPT, GPTConfig
 from week2_pretraining.solutions.sampling import next_token_probs
-from week5_inference.solutions.kv_cache import empty_cache, generate_cached, grouped_query_attention
+from week5_inference.solutions.kv_cache import cached_forward, empty_cache, generate_cached, grouped_query_attention
 from week5_inference.solutions.kv_cache import generate_cached as reference_generate
 
 
@@ -232,6 +232,12 @@ def check_KVCache(KVCache, rng):
     yield "cut to 4, 5 and 1: the lengths", cache.lengths
     yield "cut to 4, 5 and 1: what a new token reads", read(3, 1)
 
+    cache = KVCache(1, 2, 2, 3, 4)
+    read = Reader(cache, rng)
+    read(2, 4, real=torch.tensor([[1, 1, 1, 1], [1, 0, 1, 1]]).bool())
+    cache.truncate(torch.tensor([2, 1]))
+    yield "rows of 4 and 3, one of them full, cut to 2 and 1: what a new token reads", read(2, 1)
+
     cache = KVCache(1, 1, 1, 2, 5)
     k, v = numbers(1, 1, 2, 2, rng=rng), numbers(1, 1, 2, 2, rng=rng)
     cache.append(0, k, v)
@@ -243,15 +249,17 @@ def check_KVCache(KVCache, rng):
     k, v = numbers(1, 2, 3, 3, rng=rng), numbers(1, 2, 3, 3, rng=rng)
     yield "kept in float16, float32 comes: the dtypes of what is read", [str(x.dtype) for x in half.append(0, k, v)[:2]]
     half.reset()
-    yield "kept in float16: what is read, to three digits", (Reader(half, rng)(1, 3) * 100).round() / 100
-
-
-def gpt(rng: torch.Generator, context_length: int = 12, bias: bool = True) -> GPT:
-    """A model with large random numbers everywhere, so that all that it reads shows."""
-    config = GPTConfig(
-        vocab_size=11, context_length=context_length, d_model=8, n_heads=2, n_layers=2, d_ff=12, bias=bias
+    some = torch.tensor([[True, False, True]])
+    yield (
+        "kept in float16, one row with padding in the middle: what is read, to three digits",
+        (Reader(half, rng)(1, 3, real=some) * 100).round() / 100,
     )
-    model = GPT(config)
+
+
+def gpt(rng: torch.Generator, context_length: int = 12, bias: bool = True, positions: str = "learned") -> GPT:
+    """A model with large random numbers everywhere, so that all that it reads shows."""
+    sizes = {"vocab_size": 11, "context_length": context_length, "d_model": 8, "n_heads": 2, "n_layers": 2, "d_ff": 12}
+    model = GPT(GPTConfig(**sizes, bias=bias, positions=positions))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(numbers(*parameter.shape, rng=rng) * (0.4 if parameter.dim() > 1 else 1.0))
@@ -289,6 +297,10 @@ def gpt(rng: torch.Generator, context_length: int = 12, bias: bool = True) -> GP
             "cache.append(layer, k, v, real)\n"
             "        causal = torch.ones(len(x), q.shape[2], q.shape[2], dtype=torch.bool).tril()\n"
             "        heads = grouped_query_attention(q, k, v, causal)",
+        ),
+        'Positions are added to every model: one with positions "none" has no table of them.': (
+            'if config.positions == "learned":',
+            "if True:",
         ),
         "Attention reads x without the norm before it.": (
             "attention, normed = block.attention, block.norm_1(x)",
@@ -347,6 +359,8 @@ def check_cached_forward(cached_forward, rng):
         yield "three tokens after a reset", cached_forward(model, token_ids[:1, :3], cache)
         plain = gpt(rng, bias=False)
         yield "a model without biases", cached_forward(plain, token_ids[:, :3], empty_cache(plain, 2))
+        blind = gpt(rng, positions="none")
+        yield "a model without positions", cached_forward(blind, token_ids[:, :3], empty_cache(blind, 2))
         cache = empty_cache(model, 2, capacity=30)
         cached_forward(model, token_ids, cache)
         yield "more tokens than the context holds: refused", raised(cached_forward, model, token_ids[:, :4], cache)
@@ -422,6 +436,14 @@ def with_the_prompt(model, prompts, *args, **options):
             "sample_next_token(logits, temperature, top_k, top_p, generator)",
             "sample_next_token(logits, temperature, 0, top_p, generator)",
         ),
+        "top_p is not used: tokens beyond the likeliest that make up p are drawn too.": (
+            "sample_next_token(logits, temperature, top_k, top_p, generator)",
+            "sample_next_token(logits, temperature, top_k, 1.0, generator)",
+        ),
+        "`forward` is not looked at: the logits come from cached_forward, whatever was given.": [
+            ("logits = forward(model, token_ids", "logits = cached_forward(model, token_ids"),
+            ("logits = forward(model, next_ids", "logits = cached_forward(model, next_ids"),
+        ],
         "Chance does not come from the generator: two runs with the same seed differ.": (
             "top_k, top_p, generator)",
             "top_k, top_p, None)",
@@ -454,13 +476,14 @@ def check_generate_cached(generate_cached, rng):
     many = [[1, 2]] * 200
     with torch.no_grad():
         logits = flat(torch.tensor([[1, 2]]))[:, -1]
-    for name, settings in (
-        ("temperature 1.5", {"temperature": 1.5}),
-        ("temperature 1, top_k 3", {"temperature": 1.0, "top_k": 3}),
+    for name, n, settings in (
+        ("temperature 1.5", 200, {"temperature": 1.5}),
+        ("temperature 1, top_k 3", 200, {"temperature": 1.0, "top_k": 3}),
+        ("temperature 1, top_p 0.6", 50, {"temperature": 1.0, "top_p": 0.6}),
     ):
-        drawn = [row[0] for row in generate_cached(flat, many, 1, **settings, generator=generator)]
+        drawn = [row[0] for row in generate_cached(flat, many[:n], 1, **settings, generator=generator)]
         yield (
-            f"{name}: 200 first tokens are spread as the probabilities say",
+            f"{name}: {n} first tokens are spread as the probabilities say",
             looks_drawn(drawn, next_token_probs(logits, **settings)[0]),
         )
     twice = [
@@ -469,6 +492,14 @@ def check_generate_cached(generate_cached, rng):
     ]
     yield "the same seed twice gives the same tokens", twice[0] == twice[1]
     yield "one seed: the rows differ from each other", len({tuple(row) for row in twice[0]}) > 5
+
+    def backwards(*args):
+        return -cached_forward(*args)
+
+    yield "`forward` gives all logits the other sign", generate_cached(model, prompts, 3, forward=backwards), shown
+    model.final_norm = nn.Sequential(model.final_norm, nn.Dropout(0.5)).train()
+    yield "a model with dropout in training mode: it is off meanwhile", generate_cached(model, prompts, 4), shown
+    yield "dropout after that: on again", all(module.training for module in model.final_norm)
     yield "a prompt longer than the context is refused", raised(generate_cached, model, [[1] * 20], 5)
 
 
@@ -502,5 +533,9 @@ def check_kv_cache_bytes(kv_cache_bytes, rng):
     yield "Llama 2 7B, 4,096 tokens, float16", kv_cache_bytes(32, 32, 128, 4096)
     yield "a window of 4 with 7 tokens", kv_cache_bytes(2, 1, 8, 7, window=4)
     yield "a window of 4 with 3 tokens", kv_cache_bytes(2, 1, 8, 3, window=4)
+    layers, heads, d_head, batch = (int(size) for size in torch.randint(2, 90, (4,), generator=rng))
+    short, long = sorted(int(size) for size in torch.randint(2, 5000, (2,), generator=rng))
+    yield "sizes at random", kv_cache_bytes(layers, heads, d_head, long, batch, bytes_per_number=1)
+    yield "sizes at random: a window that is full", kv_cache_bytes(layers, heads, d_head, long, batch, short)
     yield "half a byte a number", kv_cache_bytes(3, 2, 16, 10, bytes_per_number=0.5)
     yield "no tokens", kv_cache_bytes(3, 2, 16, 0)

@@ -207,7 +207,7 @@ def check_scratchpad_target(scratchpad_target, rng):
     yield "a negative number is refused", raised(scratchpad_target, -1, 5)
 
 
-def _tools(ran=None):
+def _tools(ran=None, degrees=17):
     """Tools of the check; `ran` collects the arguments with which they were called."""
     ran = [] if ran is None else ran
 
@@ -221,7 +221,7 @@ def _tools(ran=None):
         return function
 
     return [
-        Tool("weather", "the weather of a town", {"town": "string", "hour": "number"}, note(17)),
+        Tool("weather", "the weather of a town", {"town": "string", "hour": "number"}, note(degrees)),
         Tool("lamp", "switch the lamp", {"on": "boolean"}, note(None)),
         Tool("broken", "always fails", {}, note(KeyError("no such town"))),
         Tool("stopped", "is interrupted", {}, note(_Interrupted())),
@@ -387,11 +387,11 @@ def _question():
     return [{"role": "system", "content": "Use the tools."}, {"role": "user", "content": "How warm is it in Oslo?"}]
 
 
-def _outcome(run_tools, replies, max_steps=5):
+def _outcome(run_tools, replies, max_steps=5, degrees=17):
     """All that can be seen of a run: its result, what the model saw, and what the tools were asked."""
     script, ran = _Script(*replies), []
     try:
-        result = run_tools(script, _tools(ran), _question(), max_steps)
+        result = run_tools(script, _tools(ran, degrees), _question(), max_steps)
     except NotImplementedError:
         raise
     except (Exception, _Interrupted) as error:
@@ -499,7 +499,9 @@ def check_run_tools(run_tools, rng):
         yield f"calls without end, max_steps={max_steps}", _outcome(run_tools, [WEATHER], max_steps)
     yield "the answer comes in the last turn", _outcome(run_tools, [WEATHER, "17."], 2)
     n_calls = int(torch.randint(2, 5, (), generator=rng))
-    yield f"{n_calls} calls", _outcome(run_tools, [*[WEATHER] * n_calls, "17."], 5)
+    hours, degrees = torch.randint(0, 24, (n_calls,), generator=rng), int(torch.randint(-30, 40, (), generator=rng))
+    calls = [_call("weather", {"town": "Rome", "hour": hour}) for hour in hours.tolist()]
+    yield f"{n_calls} calls", _outcome(run_tools, [*calls, f"{degrees}."], 5, degrees)
     before = _question()
     run_tools(_Script(WEATHER, "17."), _tools(), before)
     yield "the messages that were given, after the run", before

@@ -252,14 +252,22 @@ def frequencies(stochastic_round, values: list[float], rng: torch.Generator, dra
             "torch.rand(x.shape, generator",
             "torch.rand((*x.shape[:-1], 1), generator",
         ),
+        "Chance does not come from the generator: two runs with the same seed differ.": ("generator=generator, ", ""),
         "It always goes up: on average that is half a step too much.": ("(chance < x - floor)", "(x > floor)"),
     },
 )
 def check_stochastic_round(stochastic_round, rng):
+    whole = torch.randint(-40, 40, (9,), generator=rng)
+    eighths = (whole[:5] + torch.randint(1, 8, (5,), generator=rng) / 8).tolist()
     yield (
         "how often each whole number comes",
         frequencies(stochastic_round, [0.25, 2.75, -0.25, -1.625, 3.0], rng),
         {"x": [0.25, 2.75, -0.25, -1.625, 3.0], "draws": 4000},
+    )
+    yield (
+        "numbers at random: how often each whole number comes",
+        frequencies(stochastic_round, eighths, rng),
+        {"x": eighths, "draws": 4000},
     )
     x = torch.full((400, 20), 0.5)
     rows = stochastic_round(x, rng)
@@ -267,9 +275,11 @@ def check_stochastic_round(stochastic_round, rng):
     yield "each entry draws for itself", together < 0.7, {"x": "0.5, 8000 times"}
     yield (
         "whole numbers stay as they are, and float64 too",
-        stochastic_round(torch.tensor([-2.0, 0.0, 5.0]).double(), rng),
-        {"x": [-2, 0, 5]},
+        stochastic_round(whole.double(), rng),
+        {"x": whole.tolist()},
     )
+    twice = [stochastic_round(x, torch.Generator().manual_seed(5)) for _ in range(2)]
+    yield "the same seed twice gives the same numbers", torch.equal(*twice), {"x": "0.5, 8000 times"}
 
 
 REGULAR = "x_codes, x_scale = int8_quantize(tokens.masked_fill(is_outlier, 0))"
@@ -361,6 +371,8 @@ def check_llm_int8_matmul(llm_int8_matmul, rng):
     x = normal(2, 3, 9, rng=rng)
     yield "two rows of three tokens without an outlier", llm_int8_matmul(x, w), {"x": x, "w": w}
     yield "a single vector", llm_int8_matmul(x[0, 0] * 5, w), {"x": x[0, 0] * 5, "w": w}
+    yield "float16 in, float16 out", str(llm_int8_matmul(x.half(), w.half()).dtype), {"x": x.half()}
+    yield "one token, the threshold 0", llm_int8_matmul(x[0, :1] * 5, w, 0.0), {"x": x[0, :1] * 5, "w": w}
     yield "float64 in, float64 out", str(llm_int8_matmul(x.double(), w.double()).dtype), {"x": x.double()}
     refused = [
         raised(llm_int8_matmul, x / 0, w),
@@ -406,6 +418,10 @@ CODE = "codes[:, j] = (torch.round(w[:, j] / s) + z).clamp(0, 2**bits - 1)"
             ("w[:, j + 1 : end] -= error", "w[:, j + 1 : end] += error"),
             ("w[:, end:] -= errors", "w[:, end:] += errors"),
         ],
+        "The columns behind the first 128 get no error from those: a block of columns passes its errors on beyond its end too.": (
+            "w[:, end:] -= errors @ u[start:end, end:]",
+            "pass",
+        ),
         "The error is not divided by U_jj, so what the later columns make up for has the wrong size.": (
             "error = (w[:, j] - (codes[:, j] - z) * s) / u[j, j]",
             "error = w[:, j] - (codes[:, j] - z) * s",
@@ -480,10 +496,14 @@ def check_gptq_quantize(gptq_quantize, rng):
     about = {"weight": w, "hessian": h, "bits": 4, "group_size": 6, "dead column": 3}
     yield "a dead column", gptq_quantize(w, h, 4, 6), about
     yield "a dead column with act_order", gptq_quantize(w, h, 2, 6, act_order=True), about | {"bits": 2}
-    w, x = normal(3, 160, rng=rng), calibration(rng, d_in=160, dead=None)
+    w = normal(16, 12, rng=rng)
+    about = {"weight": w, "hessian": h / 400, "bits": 4, "group_size": 6, "damping": 0.1, "dead column": 3}
+    yield "a dead column beside small inputs", gptq_quantize(w, h / 400, 4, 6, damping=0.1), about
+    w, x = normal(6, 132, rng=rng), calibration(rng, d_in=132, dead=None)
     h = x.T @ x / len(x)
-    some = gptq_quantize(w, h, 4, 80)[0][:, :24]
-    yield "160 columns: the codes of the first 24", some, {"weight": w, "hessian": h, "bits": 4, "group_size": 80}
+    codes = gptq_quantize(w, h, 4, 66, damping=0.1)[0]
+    about = {"weight": w, "hessian": h, "bits": 4, "group_size": 66, "damping": 0.1}
+    yield "132 columns: the codes of the first 24 and of the last 6", [codes[:, :24], codes[:, 126:]], about
     singular = torch.ones(2, 2)
     singular[0, 0] = 0.5
     refused = {

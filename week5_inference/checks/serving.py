@@ -136,6 +136,20 @@ def check_paged_kv_cache(PagedKVCache, rng):
     yield "what just fits, fits", state(cache), {"free blocks": 5, "append to a": "21 tokens"}
     cache.free("a")
     yield "the last sequence is freed: every block is free", state(cache)
+    cache.add("one")
+    cache.append("one", *tokens(9, rng))
+    cache.fork("one", "two")
+    one = sizes | {"before": "one has 9 tokens, its third block has one of them", "then": "fork one to two"}
+    cache.append("two", *tokens(0, rng))
+    yield "nothing is appended to a fork: no block is copied", state(cache), one | {"and": "append no token to two"}
+    cache.append("two", *more)
+    yield "one token is appended to it: blocks, lengths and counts", state(cache), one | {"and": "one token to two"}
+    yield "one token is appended to it: what it has", cache("two"), one | {"and": "append one token to two"}
+    cache.append("one", *tokens(15, rng))
+    cache.fork("two", "three")
+    full = {"free blocks": 0, "before": "fork two, with 10 tokens, to three", "then": "append one token to three"}
+    yield "no block is left for a copy: refused", raised(cache.append, "three", *more), full
+    yield "no block is left for a copy: nothing has changed", state(cache), full
     half = PagedKVCache(LAYERS, 2, 3, HEADS, D_HEAD, dtype=torch.float16)
     half.add(0)
     half.append(0, *(x.half() for x in a[:, :, :, :2]))
@@ -214,6 +228,10 @@ def check_continuous_batching(continuous_batching, rng):
 
     yield "one request", *run([Request(2.0, 10, 3)], 2)
     yield "a request that wants one token", *run([Request(0.0, 10, 1), Request(0.0, 20, 2)], 1)
+    yield (
+        "two that want one token each, the second after the first is done: nothing is decoded",
+        *run([Request(0.0, 10, 1), Request(1.5, 10, 1)], 1),
+    )
     yield "two requests at once", *run([Request(0.0, 10, 3), Request(0.0, 20, 2)], 2)
     yield "one slot: the second waits", *run([Request(0.0, 10, 3), Request(0.5, 20, 2)], 1)
     yield (
@@ -359,6 +377,10 @@ def histogram(draws, vocab):
             "range(min(n_draft, end - start - 1))",
             "range(n_draft)",
         ),
+        "Chance does not come from the generator: two runs with the same seed differ.": [
+            ("torch.multinomial(probs, 1, generator=generator)", "torch.multinomial(probs, 1)"),
+            ("torch.rand((), generator=generator)", "torch.rand(())"),
+        ],
         "The count holds the target's own tokens too; only drafted ones are accepted.": (
             "        n_accepted += n_kept\n",
             "        n_accepted += n_kept + 1\n",
@@ -394,6 +416,26 @@ def check_speculative_decode(speculative_decode, rng):
         speculative_decode(model_of(cycle), model_of(cycle), prompt[:1], 5, 12, 0.0, 5, rng),
         shown,
     )
+    shown["n_draft"] = 1
+    yield (
+        "it ends behind eos_id in the second round",
+        speculative_decode(model_of(cycle), model_of(cycle), prompt[:1], 1, 12, 0.0, 5, rng),
+        shown,
+    )
+    yield (
+        "eos_id again and again: it ends behind the first",
+        speculative_decode(model_of(stays), model_of(stays), prompt[:1], 3, 12, 0.0, 2, rng),
+        {"target": "after i comes i again", "draft": "the same", "prompt": prompt[:1], "eos_id": 2, "n_draft": 3},
+    )
+    errs = cycle.clone()
+    errs[3] = stays[0]
+    shown |= {"draft": "after i comes i + 1, but after 3 comes 0", "n_draft": 4}
+    yield (
+        "a draft whose second token is wrong",
+        speculative_decode(model_of(cycle), model_of(errs), prompt[:1], 4, 5, 0.0, None, rng),
+        shown,
+    )
+    shown["n_draft"] = 3
     shown["draft"] = "after i comes i again"
     yield (
         "a draft that is always wrong",
@@ -414,6 +456,11 @@ def check_speculative_decode(speculative_decode, rng):
         abs(accepted - 118) < 40,
         shown | {"accepted of 300": "about 118"},
     )
+    twice = [
+        speculative_decode(*flat, torch.tensor([0]), 2, 24, 1.0, None, torch.Generator().manual_seed(5))[0]
+        for _ in range(2)
+    ]
+    yield "the same seed twice gives the same tokens", torch.equal(*twice), shown
     warm = torch.softmax(p.log().clamp_min(-30) / 4, dim=-1)
     ids, _ = speculative_decode(*flat, torch.tensor([0]), 3, 200, 4.0, None, rng)
     yield (
@@ -483,7 +530,13 @@ def check_stop_at(stop_at, rng):
     yield "a stop string that begins like itself", stop_at("x aab", ["aabaac"])
     yield "two beginnings of a stop string fit", stop_at("so aa", ["aab"])
     yield "the beginnings of two stop strings", stop_at("so ab", ["bc", "abd"])
+    yield "one letter of a stop string at the end", stop_at("one. U", ["User:"])
     yield "half a stop string, but not at the end", stop_at("User one", ["User:"])
+    for _ in range(4):
+        text, *stop = (
+            "".join("ab"[i] for i in torch.randint(0, 2, (n,), generator=rng).tolist()) for n in (12, 7, 6, 5)
+        )
+        yield "letters at random", stop_at(text, stop)
     yield "no stop strings", stop_at("one", [])
     yield "the whole text is a beginning", stop_at("Us", ["User:"])
     yield "empty text", stop_at("", ["x"])

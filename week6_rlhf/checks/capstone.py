@@ -2,6 +2,7 @@
 
 import re
 
+import torch
 from huggingface_hub import ModelCard
 
 from shared.checking import observes, raised
@@ -21,6 +22,10 @@ def conversation(*lengths, system=None):
         for i, n in enumerate(lengths)
     ]
     return ([{"role": "system", "content": system}] if system else []) + turns
+
+
+def _size(rng, low, high):
+    return int(torch.randint(low, high, (), generator=rng))
 
 
 def told(messages):
@@ -87,6 +92,11 @@ def check_fit_history(fit_history, rng):
         told(fit_history(gap, words, 20)),
         {"words a message": [1, 1, 30, 1, 2], "budget": 20},
     )
+    lengths = torch.randint(1, 9, (9,), generator=rng).tolist()
+    drawn = conversation(*lengths, system="be kind")
+    for budget in torch.randint(words(drawn[:1] + drawn[-1:]), words(drawn) + 3, (4,), generator=rng).tolist():
+        shown = {"words a message, after a system message of two": lengths, "budget": budget}
+        yield "lengths at random", told(fit_history(drawn, words, budget)), shown
     alone = conversation(5)
     yield "one message", told(fit_history(alone, words, 9)), {"words a message": [5], "budget": 9}
     yield (
@@ -110,7 +120,7 @@ RESULTS = [
 LIMITS = ["It knows one small world, and nothing else.", "It tells what is not so: check it."]
 
 
-def read(card):
+def read(card, limits=LIMITS):
     """What the Hub's reader finds in the metadata, and what a person finds in the text."""
     if not isinstance(card, str):
         return card
@@ -125,6 +135,8 @@ def read(card):
         for line in found.text.splitlines()
         if line.startswith("|") and line.split("|")[1].strip() in {r.task for r in RESULTS}
     }
+    lines = found.text.splitlines()
+    rows = [i for i, line in enumerate(lines) if line.startswith("|") and line.split("|")[1].strip() in numbers]
     return {
         "license": data.get("license"),
         "language": data.get("language"),
@@ -136,7 +148,11 @@ def read(card):
         ],
         "heading": next((line for line in found.text.splitlines() if line.startswith("# ")), None),
         "numbers in the table, by task": {task: [round(x, 3) for x in row] for task, row in numbers.items()},
-        "limits": [limit in found.text for limit in LIMITS],
+        "one table: a head, a line of dashes, the rows": bool(rows)
+        and rows == list(range(rows[0], rows[0] + len(rows)))
+        and set(lines[rows[0] - 1]) <= set("|-: ")
+        and lines[rows[0] - 2].count("|") == lines[rows[0] - 1].count("|"),
+        "limits": [limit in found.text for limit in limits],
         "list items without text": sum(line.strip() in ("-", "*") for line in found.text.splitlines()),
     }
 
@@ -167,6 +183,10 @@ def read(card):
             "{r.value:.4g} | {r.low:.4g} to {r.high:.4g}",
             "{r.value:.2f} | {r.low:.2f} to {r.high:.2f}",
         ),
+        "Beyond ASCII a name is written in JSON's escapes, two for one picture, and YAML does not put the two together.": (
+            "partial(json.dumps, ensure_ascii=False)",
+            "json.dumps",
+        ),
         "The table gives no intervals. A reader can't tell whether another model is better.": (
             "{r.low:.4g} to {r.high:.4g}",
             "",
@@ -186,10 +206,21 @@ def read(card):
     },
 )
 def check_model_card(model_card, rng):
+    n_items = _size(rng, 50, 400)
+    middle = [_size(rng, 200, 800) for _ in RESULTS]
+    drawn = [
+        Result(r.task, r.metric, x / 1000, (x - _size(rng, 9, 99)) / 1000, (x + _size(rng, 9, 99)) / 1000, n_items + x)
+        for r, x in zip(RESULTS, middle, strict=True)
+    ]
     yield "a card, as the Hub's reader sees it", read(model_card("course-aligned", "course-instruct", RESULTS, LIMITS))
-    awkward = model_card('Pip: a "small" model', "work/instruct: mine", RESULTS[2:3], LIMITS[:1])
+    limits = [f"It has read {n_items} stories.", LIMITS[1]]
     yield (
-        "names with a colon and quotes",
+        "another card, as the Hub's reader sees it",
+        read(model_card(f"course-{n_items}", f"base-{middle[0]}", drawn, limits), limits),
+    )
+    awkward = model_card('Pip: a "small" model 🦊', "work/instruct: mine", RESULTS[2:3], LIMITS[:1])
+    yield (
+        "names with a colon, quotes and a picture",
         read(awkward),
-        {"name": 'Pip: a "small" model', "base_model": "work/instruct: mine"},
+        {"name": 'Pip: a "small" model 🦊', "base_model": "work/instruct: mine"},
     )

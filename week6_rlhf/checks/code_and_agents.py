@@ -6,6 +6,7 @@ import torch
 
 from shared.checking import observes, raised
 from week5_inference.solutions.prompting import Tool
+from week6_rlhf.solutions.code_and_agents import scratchpad
 
 
 def _read(parse_assertion, text, entry_point="add"):
@@ -361,7 +362,7 @@ def _call(name, before="", **arguments):
     return f"{before}<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
 
 
-def _tools(ran):
+def _tools(ran, hero="Nell"):
     """Tools of the check; `ran` collects what they were asked."""
 
     def note(*results):
@@ -377,7 +378,7 @@ def _tools(ran):
         return function
 
     return [
-        Tool("hero", "the hero of a story", {"story": "number"}, note("Nell")),
+        Tool("hero", "the hero of a story", {"story": "number"}, note(hero)),
         Tool("count", "a number", {}, note(17)),
         Tool("late", "is late once", {}, note(TimeoutError("no answer after 5 s"), "Tim")),
         Tool("broken", "always fails", {}, note(KeyError("no such town"))),
@@ -392,11 +393,11 @@ def _tools(ran):
 HERO, OTHER = _call("hero", "I look it up.\n", story=2), _call("hero", story=3)
 
 
-def _outcome(run_agent, *replies, **limits):
+def _outcome(run_agent, *replies, hero="Nell", **limits):
     """All that can be seen of a run, but the wording of errors."""
     policy, ran = _Policy(*replies), []
     try:
-        stop, answer, steps = run_agent(policy, _tools(ran), "Who is it?", **limits)
+        stop, answer, steps = run_agent(policy, _tools(ran, hero), "Who is it?", **limits)
     except NotImplementedError:
         raise
     except (Exception, _Interrupted) as error:
@@ -501,6 +502,7 @@ def check_run_agent(run_agent, rng):
     )
     yield "a tool that always fails", _outcome(run_agent, _call("broken"))
     yield "the same with max_errors=1", _outcome(run_agent, _call("broken"), max_errors=1)
+    yield "a success, then a tool that always fails", _outcome(run_agent, HERO, _call("broken"))
     yield (
         "errors, but never three in a row",
         _outcome(
@@ -521,13 +523,17 @@ def check_run_agent(run_agent, rng):
     yield "two calls in turn", _outcome(run_agent, HERO, OTHER, HERO, OTHER, HERO)
     yield "the same call in other words", _outcome(run_agent, HERO, _call("hero", "Again: ", story=2), "Nell.")
     n_steps = int(torch.randint(2, 6, (), generator=rng))
-    yield f"max_steps={n_steps}", _outcome(run_agent, *[_call("hero", story=i) for i in range(9)], max_steps=n_steps)
+    first, *stories = torch.randperm(99, generator=rng)[:10].tolist()
+    calls, hero = [_call("hero", story=story) for story in stories], f"Nell {first}"
+    yield f"max_steps={n_steps}", _outcome(run_agent, *calls, hero=hero, max_steps=n_steps)
     yield "the answer after the last step comes too late", _outcome(run_agent, HERO, "Nell.", max_steps=1)
     yield "a long result is cut", _outcome(run_agent, _call("long"), "A story.", longest=40)
     yield (
         "no room for another turn",
         _outcome(run_agent, *[_call("hero", story=i) for i in range(9)], max_characters=400, max_steps=9),
     )
+    room = len(scratchpad("Who is it?", []))
+    yield "just enough room for the question", _outcome(run_agent, "Nell.", max_characters=room)
     yield "no room for the question", _outcome(run_agent, "Nell.", max_characters=5)
     yield "an interrupt while a tool runs", _outcome(run_agent, _call("stopped"), "Nell.")
     yield "the policy itself fails", _outcome(run_agent, RuntimeError("out of memory"), "Nell.")

@@ -129,7 +129,7 @@ def check_token_rewards(token_rewards, rng):
     scores, ended = torch.tensor([2.0, -0.5, 1.25]), torch.tensor([True, False, True])
     kl = normal(rng, 3, 5).abs() + 0.1
     # a prompt in front, padding behind; a row that is full; a single token
-    mask = torch.tensor([[0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0]]).bool()
+    mask = torch.tensor([[0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]).bool()
     yield "one short row", token_rewards(scores[:1], kl[:1], mask[:1], ended[:1], 0.1)
     yield "three rows, one of them cut", token_rewards(scores, kl, mask, ended, 0.1)
     drawn = normal(rng, 3)

@@ -134,8 +134,9 @@ def run_agent(
 
     Before a turn: "out of steps" after max_steps of them, then "out of room" if the scratchpad exceeds max_characters.
     A valid call that already succeeded max_repeats times is not run: "repeats itself". A ToolError, a tool's Exception,
-    a result that is not of RESULT_TYPES: failed steps, observed as "error: ..."; after max_errors in a row "too many
-    errors". Observations are cut to `longest` characters; no other end has an answer (None). Yao et al. 2022, §2.
+    a result that is not of RESULT_TYPES: failed steps, observed as "error: " and the message, or the class's name
+    where that is empty; after max_errors in a row "too many errors". Observations are cut to `longest` characters; no
+    other end has an answer (None). Yao et al. 2022, §2.
     """
     for name, limit in (("max_steps", max_steps), ("max_errors", max_errors), ("max_repeats", max_repeats)):
         if limit < 1:

@@ -1,6 +1,6 @@
 """Which mutants of the reference solutions the checks accept: `python -m tests.mutation_report [exercise or week ...]`.
 
-Results are kept in docs/mutants.json, by exercise; survivors that are equivalent stand in tests/equivalents.toml,
+Results are kept in docs/mutants.json, by exercise; survivors that are equivalent stand in tests/equivalents/,
 each with the reason. One exercise after the other is judged in a child process, so that a mutant that hangs or takes
 all memory ends only itself, and counts as rejected.
 """
@@ -20,7 +20,7 @@ from shared.checking import find_check, run_check
 from tests.mutants import Mutant, mutants
 
 RESULTS = course.ROOT / "docs" / "mutants.json"
-EQUIVALENT = course.ROOT / "tests" / "equivalents.toml"
+EQUIVALENT = course.ROOT / "tests" / "equivalents"  # one file a week
 SEEDS = (None, 7)  # the inputs of the lesson, then others
 SECONDS = 5.0
 MEMORY = 8 * 2**30
@@ -38,7 +38,10 @@ def accepted(mutant: Mutant) -> bool:
 
 def equivalents() -> dict[str, dict[str, str]]:
     """Exercise -> change -> why no right check can reject it."""
-    return tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")) if EQUIVALENT.exists() else {}
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(EQUIVALENT.glob("*.toml")):
+        found |= tomllib.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def survivors(name: str) -> tuple[int, list[str]]:

@@ -41,7 +41,7 @@ def check_greedy(greedy, rng):
     yield "one row of three tokens", greedy(torch.tensor([[1.0, 3.0, 2.0]]))
     yield "negative logits", greedy(torch.tensor([[-5.0, -7.0, -9.0, -0.5], [-1.0, -2.0, -math.inf, -3.0]]))
     logits = torch.randn(4, 7, generator=rng)
-    logits[torch.arange(4), torch.tensor([6, 2, 2, 5])] += 9
+    logits[torch.arange(4), torch.randint(7, (4,), generator=rng)] += 9
     yield "four rows of seven tokens", greedy(logits)
 
 
@@ -146,6 +146,14 @@ def _cut(order_of_cuts):
             "0 < top_k < vocab_size",
             "0 < top_k",
         ),
+        "top_p = 1 should switch the cut off: rounding brings the running sum to 1 too early, and rare tokens are lost.": (
+            "if top_p < 1:",
+            "if True:",
+        ),
+        "A tiny temperature makes inf of the logits, and inf - inf is nan: take each row's maximum away first.": (
+            "(logits - logits.amax(dim=-1, keepdim=True)) / temperature",
+            "logits / temperature",
+        ),
         "One token too few stays after top_k: the k-th itself belongs to the top k.": ("logits < kth", "logits <= kth"),
         "One border is used for all rows of the batch: each row has a k-th token of its own.": (
             "topk(top_k).values[:, -1:]",
@@ -188,6 +196,9 @@ def check_next_token_probs(next_token_probs, rng):
     yield "logits raised by 1000", next_token_probs(logits + 1000, temperature=0.7, top_k=6)
     yield "logits 300 apart, temperature 0.01", next_token_probs(600 * logits, temperature=0.01, top_p=0.9)
     masked = logits.masked_fill(logits < 1.7, -math.inf)
+    yield "temperature 1e-37", next_token_probs(20 * logits, temperature=1e-37)
+    rare = next_token_probs(torch.tensor([[0.0, -19.0, -20.0]]))
+    yield "nothing cut: may tokens of probability 6e-9 and 2e-9 be drawn?", rare > 0
     yield "forbidden tokens (-inf)", next_token_probs(masked, temperature=1.3, top_k=9, top_p=0.95)
     yield "forbidden tokens, temperature 0", next_token_probs(masked, temperature=0)
     yield "float16, temperature 0.001", next_token_probs(100 * logits.half(), temperature=0.001)
@@ -420,8 +431,9 @@ class _Toy(nn.Module):
 class _Table:
     """A bigram model: a row of logits for each last token."""
 
-    def __init__(self, logits):
+    def __init__(self, logits, context_length=10**6):
         self.logits = logits
+        self.config = SimpleNamespace(context_length=context_length)
 
     def __call__(self, token_ids, key_mask=None):
         return self.logits[token_ids]
@@ -514,8 +526,9 @@ _LOOP = "for _ in range(max_new_tokens):"
         ),
         "The penalty forgets what has left the context: it should count the whole text.": (
             "repetition_penalty(logits[:, -1], token_ids, penalty, key_mask)",
-            "repetition_penalty(logits[:, -1], window, penalty, key_mask and key_mask[:, -context_length:])"
-            " if key_mask is None else repetition_penalty(logits[:, -1], token_ids, penalty, key_mask)",
+            "repetition_penalty(\n"
+            "                logits[:, -1], window, penalty, None if key_mask is None else key_mask[:, -context_length:]\n"
+            "            )",
         ),
         "The generator is not handed on: the draws cannot be repeated.": (
             "top_k, top_p, generator)\n            if",
@@ -556,6 +569,11 @@ def check_generate(generate, rng):
     long = generate(model, start, 12, temperature=0)
     yield "text of 16 tokens in a context of 5", long
     yield "the same with penalty 1.5", generate(model, start, 20, temperature=0, penalty=1.5)
+    table = _Table(torch.tensor([[3.0, 2.5, 2.0, 1.9]]).repeat(4, 1), context_length=2)
+    yield (
+        "token 0 has left the context of 2 and is still penalized",
+        generate(table, torch.tensor([[0, 1]]), 3, temperature=0, penalty=2.0),
+    )
     padded = torch.cat([torch.zeros_like(start[:, :1]), start], dim=1)
     key_mask = torch.ones(3, 5, dtype=torch.bool)
     key_mask[:2, 0] = False
@@ -732,6 +750,9 @@ def check_beam_search(beam_search, rng):
     yield "no end of text, three beams, five tokens", beam_search(model, prompt, 3, 5)
     yield "one new token", beam_search(model, prompt, 4, 1)
     yield "more beams than tokens", beam_search(model, prompt, 9, 3, eos_id=0)
+    rows = [[0, 0, 0, 0, 0], [99, 0, 0, 0, 0], [0, 0, 0, 99, 0], [99, 0, 0, 0, 0], [1, 0, 0, -99, -99]]
+    table, start = _Table(torch.tensor(rows).float()), torch.tensor([4])
+    yield "no open text is better than the worst finished one, only as good", beam_search(table, start, 2, 4, 0)
     for length_penalty in (1.0, 0.0, 2.0, -0.5):
         found = []
         for _ in range(8):
@@ -863,6 +884,7 @@ def check_contrastive_decode(contrastive_decode, rng):
         contrastive_decode(torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([[300.0, -300.0, 0.0]])),
     )
     yield "float16", contrastive_decode(expert.half(), amateur.half(), 0.3, 0.01)
+    yield "bfloat16", contrastive_decode(expert.bfloat16(), amateur.bfloat16(), 0.3)
     yield "alpha of 0 and of 1.5 are refused", [raised(contrastive_decode, expert, amateur, a) for a in (0.0, 1.5)]
     yield "temperature 0 is refused", raised(contrastive_decode, expert, amateur, 0.1, 0.0)
     yield "another vocabulary is refused", raised(contrastive_decode, expert, amateur[:, :8])

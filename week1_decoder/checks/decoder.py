@@ -444,7 +444,7 @@ def check_init_weights(init_weights, rng):
     again, other = values(made(8, seed), *matrices), values(made(8, seed + 1), *matrices)
     yield "the same seed gives the same weights", torch.equal(drawn, again), shown
     yield "another seed gives other weights", not torch.equal(drawn, other), shown
-    n_layers, half, d_ff = torch.randint(1, 20, (3,), generator=rng).tolist()
+    n_layers, half, d_ff = (int(torch.randint(1, high, (), generator=rng)) for high in (20, 20, 200))
     sizes = tiny(d_model=2 * half, n_layers=n_layers, d_ff=d_ff)
     vectors = [p.flatten() for p in made(n_layers, seed, sizes).parameters() if p.dim() == 1]
     counts = {f"numbers that are {n}": int((torch.cat(vectors) == n).sum()) for n in (0, 1)}

@@ -290,7 +290,8 @@ def check_sample_next_token(sample_next_token, rng):
     draws = sample_next_token(logits, temperature=0.5, generator=_seeded(rng))
     yield "shares at temperature 0.5", _shares(draws, 3)
     yield "temperature 0", sample_next_token(logits[:5], temperature=0.0, generator=_seeded(rng))
-    logits = torch.tensor([[0.1, 0.25, 0.05, 0.4, 0.2], [0.3, 0.05, 0.05, 0.3, 0.3]]).log().repeat(10_000, 1)
+    rows = torch.tensor([[0.1, 0.25, 0.05, 0.4, 0.2], [0.3, 0.05, 0.05, 0.3, 0.3]])[:, torch.randperm(5, generator=rng)]
+    logits = rows.log().repeat(10_000, 1)
     draws = sample_next_token(logits, 1.0, 3, 1.0, _seeded(rng))
     yield "shares of even rows, top 3", _shares(draws[::2], 5)
     yield "shares of odd rows, top 3", _shares(draws[1::2], 5)

@@ -107,9 +107,10 @@ def check_c4_clean(c4_clean, rng):
     yield (
         "markers of Wikipedia",
         c4_clean(
-            "The kite[2] is an old toy. [1]\nIt was first flown in China.[citation needed]\n  It is loved by all.[edit]"
+            "The kite[2] is an old toy.[1]\nIt was first flown in China.[citation needed]\nIt is loved by all.[edit]"
         ),
     )
+    yield "a blank before the line and before a marker at its end", c4_clean(STORY + "\n The owl had seen it all. [1]")
     yield (
         "lines that end in a quotation mark",
         c4_clean(

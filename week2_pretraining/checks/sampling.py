@@ -146,6 +146,10 @@ def _cut(order_of_cuts):
             "0 < top_k < vocab_size",
             "0 < top_k",
         ),
+        "Where the prefix has just the mass top_p, one token more is kept: the smallest prefix is enough.": (
+            "before < top_p",
+            "before <= top_p",
+        ),
         "top_p = 1 should switch the cut off: rounding brings the running sum to 1 too early, and rare tokens are lost.": (
             "if top_p < 1:",
             "if True:",
@@ -181,6 +185,8 @@ def check_next_token_probs(next_token_probs, rng):
     yield "the top 2", next_token_probs(logits, top_k=2)
     yield "top_p = 0.6 of (0.5, 0.3, 0.2)", next_token_probs(logits, top_p=0.6)
     yield "top_p = 0.4: the first alone is enough", next_token_probs(logits, top_p=0.4)
+    one_of_two = next_token_probs(torch.zeros(1, 2), top_p=0.5).sort().values
+    yield "top_p = 0.5 of two equal tokens: either alone is enough (sorted)", one_of_two
     logits = torch.tensor([[0.05, 0.4, 0.1, 0.3, 0.15], [0.9, 0.01, 0.04, 0.02, 0.03]]).log()
     yield "not in order, top_p = 0.75", next_token_probs(logits, top_p=0.75)
     yield "the top 3, then top_p = 0.8 of what is left", next_token_probs(logits, top_k=3, top_p=0.8)
@@ -885,7 +891,6 @@ def check_contrastive_decode(contrastive_decode, rng):
         contrastive_decode(torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([[300.0, -300.0, 0.0]])),
     )
     yield "float16", contrastive_decode(expert.half(), amateur.half(), 0.3, 0.01)
-    yield "bfloat16", contrastive_decode(expert.bfloat16(), amateur.bfloat16(), 0.3)
     yield "alpha of 0 and of 1.5 are refused", [raised(contrastive_decode, expert, amateur, a) for a in (0.0, 1.5)]
     yield "temperature 0 is refused", raised(contrastive_decode, expert, amateur, 0.1, 0.0)
     yield "another vocabulary is refused", raised(contrastive_decode, expert, amateur[:, :8])

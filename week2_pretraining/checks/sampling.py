@@ -400,7 +400,14 @@ def check_repetition_penalty(repetition_penalty, rng):
 class _Counting:
     """After token i comes i + 1 (modulo 6), almost surely."""
 
+    def __init__(self, context_length=None):
+        self.limit = context_length or math.inf
+        if context_length:
+            self.config = SimpleNamespace(context_length=context_length)
+
     def __call__(self, token_ids, key_mask=None):
+        if token_ids.shape[1] > self.limit:
+            raise ValueError(f"{token_ids.shape[1]} tokens do not fit in a context of {self.limit}")
         return 9.0 * F.one_hot((token_ids + 1) % 6, 6)
 
     def __repr__(self):
@@ -550,6 +557,7 @@ _LOOP = "for _ in range(max_new_tokens):"
 def check_generate(generate, rng):
     counting = _Counting()
     yield "a model that counts goes on from 2, 3", generate(counting, torch.tensor([[2, 3]]), 3, temperature=0)
+    yield "the same in a context of 2", generate(_Counting(2), torch.tensor([[2, 3]]), 4, temperature=0)
     yield "no new tokens asked for", generate(counting, torch.tensor([[2, 3]]), 0)
     prompts = torch.tensor([[0, 1], [4, 2]])
     yield "two rows, end of text is 4", generate(counting, prompts, 6, temperature=0, eos_id=4)

@@ -383,7 +383,7 @@ def _each_time_again(logits, token_ids, penalty, key_mask=None):
     },
 )
 def check_repetition_penalty(repetition_penalty, rng):
-    logits = torch.tensor([[2.0, -4.0, 1.0, -1.0]])
+    logits = torch.tensor([[0.6, -0.4, 1.0, -1.0]])
     yield "tokens 0 and 1 were seen, penalty 2", repetition_penalty(logits, torch.tensor([[0, 1]]), 2.0)
     yield "seen three times", repetition_penalty(logits, torch.tensor([[0, 1, 0, 0, 1]]), 2.0)
     logits = 3 * torch.randn(3, 6, generator=rng)

@@ -558,7 +558,7 @@ def check_GPT(GPT, rng):
     token_ids, left = torch.randint(7, (3, 4), generator=rng), torch.ones(3, 3).tril().flip(1).bool()
     for label, changes in (
         ("sinusoidal positions", {"positions": "sinusoidal"}),
-        ("no positions", {"positions": "none", "d_model": 5, "n_heads": 1}),  # and no sinusoids, which 5 is too odd for
+        ("no positions", {"positions": "none", "d_model": 5, "n_heads": 1}),  # a table of sinusoids would refuse 5
         ("post-norm", {"norm_placement": "post"}),
         ("no norm", {"norm": "none"}),
         ("no biases", {"bias": False}),

@@ -73,7 +73,9 @@ def check_sinusoidal_positions(sinusoidal_positions, rng):
     yield "three positions, two pairs", sinusoidal_positions(3, 4)
     yield "one position", sinusoidal_positions(1, 6)
     yield "sixty positions, five pairs", sinusoidal_positions(60, 10)
-    yield "an odd d_model is refused", raised(sinusoidal_positions, 4, 5)
+    n_positions, n_pairs = torch.randint(2, 40, (2,), generator=rng).tolist()
+    yield "random sizes", sinusoidal_positions(n_positions, 2 * n_pairs)
+    yield "an odd d_model is refused", raised(sinusoidal_positions, 4, 2 * n_pairs + 1)
 
 
 def one_wavelength_a_column(context_length, d_model):
@@ -400,7 +402,7 @@ def check_Block(Block, rng):
 def check_init_weights(init_weights, rng):
     config = tiny(vocab_size=60, context_length=40, d_model=32, n_heads=4, n_layers=8, d_ff=96)
 
-    def made(n_layers, seed):
+    def made(n_layers, seed, config=config):
         model = ReferenceGPT(config)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -424,8 +426,10 @@ def check_init_weights(init_weights, rng):
             round(values(model, end).std().item() / unit, 1),
             shown,
         )
-    deeper = values(made(2, seed), *residual).std().item()
-    yield "the same for n_layers = 2, in units of 0.02 / √4", round(deeper / 0.01, 1), {"n_layers": 2}
+    n_layers = int(torch.randint(1, 60, (), generator=rng))
+    deeper = values(made(n_layers, seed), *residual).std().item() * (2 * n_layers) ** 0.5
+    shown_too = {"n_layers": n_layers}
+    yield "the same for another n_layers, in units of 0.02 / √(2 n_layers)", round(deeper / 0.02, 1), shown_too
     yield "the largest bias", values(model, "bias").abs().max().item(), shown
     norms = values(model, "norm_1.weight", "norm_2.weight", "final_norm.weight")
     yield "the norms' weights, least and largest", [norms.min().item(), norms.max().item()], shown
@@ -440,6 +444,11 @@ def check_init_weights(init_weights, rng):
     again, other = values(made(8, seed), *matrices), values(made(8, seed + 1), *matrices)
     yield "the same seed gives the same weights", torch.equal(drawn, again), shown
     yield "another seed gives other weights", not torch.equal(drawn, other), shown
+    n_layers, half, d_ff = (int(torch.randint(1, high, (), generator=rng)) for high in (20, 20, 200))
+    sizes = tiny(d_model=2 * half, n_layers=n_layers, d_ff=d_ff)
+    vectors = [p.flatten() for p in made(n_layers, seed, sizes).parameters() if p.dim() == 1]
+    counts = {f"numbers that are {n}": int((torch.cat(vectors) == n).sum()) for n in (0, 1)}
+    yield "all biases and norm weights of random sizes", counts, {"config": sizes, "n_layers": n_layers}
 
 
 @observes(
@@ -549,7 +558,7 @@ def check_GPT(GPT, rng):
     token_ids, left = torch.randint(7, (3, 4), generator=rng), torch.ones(3, 3).tril().flip(1).bool()
     for label, changes in (
         ("sinusoidal positions", {"positions": "sinusoidal"}),
-        ("no positions", {"positions": "none"}),
+        ("no positions", {"positions": "none", "d_model": 5, "n_heads": 1}),  # a table of sinusoids would refuse 5
         ("post-norm", {"norm_placement": "post"}),
         ("no norm", {"norm": "none"}),
         ("no biases", {"bias": False}),

@@ -167,6 +167,7 @@ def check_cross_entropy(cross_entropy, rng):
     yield "one token of three", cross_entropy(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0]))
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 5.0, 1.0], [1.0, 0.0, 3.0]])
     yield "the middle one is ignored", cross_entropy(logits, torch.tensor([1, -100, 2]))
+    yield "a vocabulary of one token, the second ignored", cross_entropy(logits[:2, :1], torch.tensor([0, -100]))
     yield "logits raised by 1000", cross_entropy(logits + 1000, torch.tensor([1, 2, 0]))
     yield "logits 300 apart", cross_entropy(torch.tensor([[300.0, 0.0, -300.0]]), torch.tensor([2]))
     logits = (3 * torch.randn(2, 4, 5, generator=rng)).requires_grad_()

@@ -233,6 +233,7 @@ def check_train_bpe(train_bpe, rng):
     yield "a pre-token counts as often as it occurs", train_bpe("ab\nab\nab\ncdx\ncdy", 257)[1]
     yield "a tie with a merged token", train_bpe("abc\nabc\nab\nzy\nzy", 258)[1]
     yield "b, c is rarer once a, b is merged", train_bpe("abc\nabc\nabc\nab\nxy\nxy", 259)[1]
+    yield "a tie with the same token and a zero byte after it", train_bpe("!\0\n!\0\n!\0+\n!+", 258)[1]
     yield "a run of equal bytes", train_bpe("zzz\nbc\nbc", 257)[1]
     yield "characters of two bytes", train_bpe("né été né", 260)[1]
     yield "numbers, signs and contractions", train_bpe("I'll pay 22 or 222!! We'll pay 22!!", 275)[1]

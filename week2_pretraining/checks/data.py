@@ -66,6 +66,10 @@ STORY = "Anna had a red kite. It flew over the hill.\nAnna laughed and ran after
             'CITATION.sub("", line).strip()',
             "line.strip()",
         ),
+        "A blank stays where a marker stood at the end of a line: the line then ends in no end mark, and is lost.": (
+            'CITATION.sub("", line).strip()',
+            'CITATION.sub("", line)',
+        ),
         "A line that ends in a quotation mark is thrown away: so is half of all dialogue.": (
             """'"', "”")""",
             ")",
@@ -106,6 +110,7 @@ def check_c4_clean(c4_clean, rng):
             "The kite[2] is an old toy.[1]\nIt was first flown in China.[citation needed]\nIt is loved by all.[edit]"
         ),
     )
+    yield "a blank before the line and before a marker at its end", c4_clean(STORY + "\n The owl had seen it all. [1]")
     yield (
         "lines that end in a quotation mark",
         c4_clean(
@@ -191,9 +196,13 @@ def check_gopher_quality(gopher_quality, rng):
     yield "no words", gopher_quality(" \n")
     yield "50 good words", gopher_quality(" ".join(_words(50)))
     yield "49 good words", gopher_quality(" ".join(_words(49)))
-    yield "long words", gopher_quality("The and " + "incomprehensibilities " * 60)
-    yield "short words", gopher_quality("of to a I " * 20)
-    yield "5 hash signs in 50 words", gopher_quality(" ".join([*_words(45), *["#kite"] * 5]))
+    yield "words of 10 characters", gopher_quality("strawberry " * 60)
+    yield "words of nearly 11 characters", gopher_quality("The and " + "raspberries " * 60)
+    yield "words of 2.2 characters", gopher_quality("of to a the and " * 12)
+    yield (
+        "5 ellipses and 5 hash signs in 50 words",
+        gopher_quality(" ".join([*["well..."] * 5, *_words(40), *["#kite"] * 5])),
+    )
     yield "6 hash signs in 50 words", gopher_quality(" ".join([*_words(44), *["#kite"] * 6]))
     yield "4 hash signs and 4 ellipses in 50 words", gopher_quality(" ".join([*_words(42), *["#kite", "well..."] * 4]))
     yield "3 ellipses of each kind in 50 words", gopher_quality(" ".join([*_words(44), *["well...", "oh…"] * 3]))
@@ -212,7 +221,7 @@ def check_gopher_quality(gopher_quality, rng):
     yield "stop words with capital letters", gopher_quality(" ".join([*others, "And", "With"] * 10))
     yield "3 of 10 lines come again", gopher_quality("\n".join([*lines[:7], lines[0], lines[0], lines[0]]))
     yield "4 of 10 lines come again", gopher_quality("\n".join([*lines[:6], lines[0], lines[1], lines[1], lines[0]]))
-    yield "a blank line after each line", gopher_quality("\n\n\n".join(lines))
+    yield "a blank line after each line", gopher_quality("\n \n\n".join(lines))
     seed = int(torch.randint(10_000, (1,), generator=rng))
     yield "thirty pages of the crawl", [gopher_quality(page.text) for page in dirty_crawl(30, seed)]
 

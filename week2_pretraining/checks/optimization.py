@@ -305,6 +305,10 @@ def check_clip_grad_norm(clip_grad_norm, rng):
     norm = clip_grad_norm(parameters, 0.5)
     yield "one parameter without a gradient", (norm, _gradients(parameters))
     yield "no gradient at all", clip_grad_norm([_with_gradient([1.0], None)], 0.5)
+    tiny = [[3e-6], [0.0, 4e-6]]
+    factor = gradients_after(tiny, 1e-6)[1][0] / 3e-6
+    shown = {"gradients": tiny, "max_norm": 1e-6}
+    yield "the factor for gradients as small as the 1e-6 beside their norm", factor, shown
     random = [3 * torch.randn(shape, generator=rng) for shape in ((4, 3), (5,), (2, 2, 2))]
     norm, after = gradients_after(random, 0.1)
     yield "three random gradients", (norm, after)
@@ -458,6 +462,10 @@ class _Little(nn.Module):
             ),
             ("    return total", "    total.backward()\n    return total.item()"),
         ],
+        "The losses are added up as tensors: what comes back is no number, and it drags a graph along.": (
+            "total += loss.item()",
+            "total += loss",
+        ),
         "The loss of the last part alone is returned: the gradients are right, and the log shows a fraction of the "
         "loss.": (
             "total += loss.item()",
@@ -475,7 +483,9 @@ def check_accumulate_gradients(accumulate_gradients, rng):
 
     model = _Little(rng)
     parts = [batch(1, 2), batch(1, 2)]
-    yield "two parts of two targets: the loss", accumulate_gradients(model, parts)
+    loss = accumulate_gradients(model, parts)
+    yield "two parts of two targets: the loss", loss
+    yield "does that loss carry a graph?", getattr(loss, "requires_grad", False)
     yield "two parts of two targets: the gradients", gradients(model)
     model = _Little(rng)
     (ids_1, targets_1), (ids_2, targets_2) = batch(2, 4), batch(2, 4)
@@ -663,10 +673,11 @@ def check_loss_scaler(LossScaler, rng):
 
 
 class _Wide(nn.Module):
-    """A residual block, much wider inside than outside; counts its calls."""
+    """A residual block, much wider inside than outside; counts its calls. `spare` has no part in the output."""
 
-    def __init__(self, rng, d_model=3, d_ff=64, dropout=0.0):
+    def __init__(self, rng, d_model=3, d_ff=64, dropout=0.0, spare=False):
         super().__init__()
+        self.spare = nn.Parameter(torch.ones(2)) if spare else None
         self.w_in = nn.Parameter(torch.randn(d_model, d_ff, generator=rng) / 2)
         self.w_out = nn.Parameter(torch.randn(d_ff, d_model, generator=rng) / 8)
         self.bias = nn.Parameter(torch.randn(d_model, generator=rng))
@@ -796,6 +807,12 @@ def check_checkpointed_forward(checkpointed_forward, rng):
     follows = _gradients_follow(out, torch.randn(2, 4, 3, generator=rng))
     gradients = [p.grad for p in block.parameters()]
     yield "x needs no gradient, the bias is frozen, the block is used twice", (follows, gradients), {"x": x}
+
+    block = _Wide(rng, d_ff=2, spare=True)
+    x = torch.randn(1, 2, 3, generator=rng)
+    _gradients_follow(checkpointed_forward(block, x), weight)
+    gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in block.named_parameters()}
+    yield "a block with a parameter that it does not use", gradients, {"x": x}
 
     torch.manual_seed(int(torch.randint(0, 2**31, (), generator=rng)))
     block = _Wide(rng, dropout=0.5)

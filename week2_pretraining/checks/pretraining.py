@@ -192,7 +192,11 @@ def check_model_flops_utilization(model_flops_utilization, rng):
     config = GPTConfig(vocab_size=1000, context_length=128, d_model=16 * wide, n_heads=2, n_layers=layers, d_ff=100)
     yield "another model", model_flops_utilization(config, 3e3, 5e10)
     yield "0 tokens a second are refused", raised(model_flops_utilization, small, 0.0, 1000.0)
-    yield "a peak below 0 is refused", raised(model_flops_utilization, small, 1.0, -1000.0)
+    yield "half a token a second, a peak of 1 FLOP/s", model_flops_utilization(small, 0.5, 1.0)
+    yield (
+        "a peak of 0 and one below 0 are refused",
+        [raised(model_flops_utilization, small, 1.0, p) for p in (0.0, -9.0)],
+    )
 
 
 @dataclass(frozen=True)
@@ -375,9 +379,9 @@ def check_save_checkpoint(save_checkpoint, rng):
         full = {"path": "run.pt, with step 5 in it", "step": 7, "disk": "full: torch.save raises OSError"}
         yield "the disk is full in the middle of saving", outcome, full
         yield "the step in the file after the full disk", _entry(_read(path), "step"), full
-        inner = Path(folder, "new", "run.pt")
+        inner = Path(folder, "runs", "new", "run.pt")
         save_checkpoint(inner, *_start(rng), 0, Setting())
-        yield "a folder that was not there, step 0", _entry(_read(inner), "step"), {"path": "new/run.pt"}
+        yield "two folders that were not there, step 0", _entry(_read(inner), "step"), {"path": "runs/new/run.pt"}
 
 
 @dataclass(frozen=True)
@@ -526,6 +530,9 @@ def check_load_checkpoint(load_checkpoint, rng):
         weights = Path(folder, "weights.pt")
         torch.save(saved[0].state_dict(), weights)
         refused["only the weights of a model"] = (weights, Setting())
+        alone = Path(folder, "alone.pt")
+        torch.save(torch.zeros(3), alone)
+        refused["a single tensor"] = (alone, Setting())
         for label, change in OTHER_WEIGHTS.items():
             other = Path(folder, f"{label}.pt")
             torch.save({**torch.load(path), "model": change(saved[0].state_dict())}, other)
@@ -669,6 +676,7 @@ def check_chinchilla_optimal(chinchilla_optimal, rng):
     budget = 10 ** (15 + 10 * torch.rand((), generator=rng).item())
     yield "another budget", chinchilla_optimal(budget)
     yield "100 tokens per parameter", chinchilla_optimal(budget, tokens_per_parameter=100.0)
+    yield "a budget of 1 FLOP", chinchilla_optimal(1.0)
     yield "no budget is refused", raised(chinchilla_optimal, 0.0)
 
 

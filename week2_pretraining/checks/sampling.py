@@ -41,7 +41,7 @@ def check_greedy(greedy, rng):
     yield "one row of three tokens", greedy(torch.tensor([[1.0, 3.0, 2.0]]))
     yield "negative logits", greedy(torch.tensor([[-5.0, -7.0, -9.0, -0.5], [-1.0, -2.0, -math.inf, -3.0]]))
     logits = torch.randn(4, 7, generator=rng)
-    logits[torch.arange(4), torch.tensor([6, 2, 2, 5])] += 9
+    logits[torch.arange(4), torch.randint(7, (4,), generator=rng)] += 9
     yield "four rows of seven tokens", greedy(logits)
 
 
@@ -146,6 +146,14 @@ def _cut(order_of_cuts):
             "0 < top_k < vocab_size",
             "0 < top_k",
         ),
+        "Where the prefix has just the mass top_p, one token more is kept: the smallest prefix is enough.": (
+            "before < top_p",
+            "before <= top_p",
+        ),
+        "top_p = 1 should switch the cut off: rounding brings the running sum to 1 too early, and rare tokens are lost.": (
+            "if top_p < 1:",
+            "if True:",
+        ),
         "One token too few stays after top_k: the k-th itself belongs to the top k.": ("logits < kth", "logits <= kth"),
         "One border is used for all rows of the batch: each row has a k-th token of its own.": (
             "topk(top_k).values[:, -1:]",
@@ -173,6 +181,8 @@ def check_next_token_probs(next_token_probs, rng):
     yield "the top 2", next_token_probs(logits, top_k=2)
     yield "top_p = 0.6 of (0.5, 0.3, 0.2)", next_token_probs(logits, top_p=0.6)
     yield "top_p = 0.4: the first alone is enough", next_token_probs(logits, top_p=0.4)
+    one_of_two = next_token_probs(torch.zeros(1, 2), top_p=0.5).sort().values
+    yield "top_p = 0.5 of two equal tokens: either alone is enough (sorted)", one_of_two
     logits = torch.tensor([[0.05, 0.4, 0.1, 0.3, 0.15], [0.9, 0.01, 0.04, 0.02, 0.03]]).log()
     yield "not in order, top_p = 0.75", next_token_probs(logits, top_p=0.75)
     yield "the top 3, then top_p = 0.8 of what is left", next_token_probs(logits, top_k=3, top_p=0.8)
@@ -188,6 +198,8 @@ def check_next_token_probs(next_token_probs, rng):
     yield "logits raised by 1000", next_token_probs(logits + 1000, temperature=0.7, top_k=6)
     yield "logits 300 apart, temperature 0.01", next_token_probs(600 * logits, temperature=0.01, top_p=0.9)
     masked = logits.masked_fill(logits < 1.7, -math.inf)
+    rare = next_token_probs(torch.tensor([[0.0, -19.0, -20.0]]))
+    yield "nothing cut: may tokens of probability 6e-9 and 2e-9 be drawn?", rare > 0
     yield "forbidden tokens (-inf)", next_token_probs(masked, temperature=1.3, top_k=9, top_p=0.95)
     yield "forbidden tokens, temperature 0", next_token_probs(masked, temperature=0)
     yield "float16, temperature 0.001", next_token_probs(100 * logits.half(), temperature=0.001)
@@ -279,7 +291,8 @@ def check_sample_next_token(sample_next_token, rng):
     draws = sample_next_token(logits, temperature=0.5, generator=_seeded(rng))
     yield "shares at temperature 0.5", _shares(draws, 3)
     yield "temperature 0", sample_next_token(logits[:5], temperature=0.0, generator=_seeded(rng))
-    logits = torch.tensor([[0.1, 0.25, 0.05, 0.4, 0.2], [0.3, 0.05, 0.05, 0.3, 0.3]]).log().repeat(10_000, 1)
+    rows = torch.tensor([[0.1, 0.25, 0.05, 0.4, 0.2], [0.3, 0.05, 0.05, 0.3, 0.3]])[:, torch.randperm(5, generator=rng)]
+    logits = rows.log().repeat(10_000, 1)
     draws = sample_next_token(logits, 1.0, 3, 1.0, _seeded(rng))
     yield "shares of even rows, top 3", _shares(draws[::2], 5)
     yield "shares of odd rows, top 3", _shares(draws[1::2], 5)
@@ -365,7 +378,7 @@ def _each_time_again(logits, token_ids, penalty, key_mask=None):
     },
 )
 def check_repetition_penalty(repetition_penalty, rng):
-    logits = torch.tensor([[2.0, -4.0, 1.0, -1.0]])
+    logits = torch.tensor([[0.6, -0.4, 1.0, -1.0]])
     yield "tokens 0 and 1 were seen, penalty 2", repetition_penalty(logits, torch.tensor([[0, 1]]), 2.0)
     yield "seen three times", repetition_penalty(logits, torch.tensor([[0, 1, 0, 0, 1]]), 2.0)
     logits = 3 * torch.randn(3, 6, generator=rng)
@@ -382,7 +395,14 @@ def check_repetition_penalty(repetition_penalty, rng):
 class _Counting:
     """After token i comes i + 1 (modulo 6), almost surely."""
 
+    def __init__(self, context_length=None):
+        self.limit = context_length or math.inf
+        if context_length:
+            self.config = SimpleNamespace(context_length=context_length)
+
     def __call__(self, token_ids, key_mask=None):
+        if token_ids.shape[1] > self.limit:
+            raise ValueError(f"{token_ids.shape[1]} tokens do not fit in a context of {self.limit}")
         return 9.0 * F.one_hot((token_ids + 1) % 6, 6)
 
     def __repr__(self):
@@ -420,8 +440,9 @@ class _Toy(nn.Module):
 class _Table:
     """A bigram model: a row of logits for each last token."""
 
-    def __init__(self, logits):
+    def __init__(self, logits, context_length=10**6):
         self.logits = logits
+        self.config = SimpleNamespace(context_length=context_length)
 
     def __call__(self, token_ids, key_mask=None):
         return self.logits[token_ids]
@@ -514,8 +535,9 @@ _LOOP = "for _ in range(max_new_tokens):"
         ),
         "The penalty forgets what has left the context: it should count the whole text.": (
             "repetition_penalty(logits[:, -1], token_ids, penalty, key_mask)",
-            "repetition_penalty(logits[:, -1], window, penalty, key_mask and key_mask[:, -context_length:])"
-            " if key_mask is None else repetition_penalty(logits[:, -1], token_ids, penalty, key_mask)",
+            "repetition_penalty(\n"
+            "                logits[:, -1], window, penalty, None if key_mask is None else key_mask[:, -context_length:]\n"
+            "            )",
         ),
         "The generator is not handed on: the draws cannot be repeated.": (
             "top_k, top_p, generator)\n            if",
@@ -530,6 +552,7 @@ _LOOP = "for _ in range(max_new_tokens):"
 def check_generate(generate, rng):
     counting = _Counting()
     yield "a model that counts goes on from 2, 3", generate(counting, torch.tensor([[2, 3]]), 3, temperature=0)
+    yield "the same in a context of 2", generate(_Counting(2), torch.tensor([[2, 3]]), 4, temperature=0)
     yield "no new tokens asked for", generate(counting, torch.tensor([[2, 3]]), 0)
     prompts = torch.tensor([[0, 1], [4, 2]])
     yield "two rows, end of text is 4", generate(counting, prompts, 6, temperature=0, eos_id=4)
@@ -556,6 +579,11 @@ def check_generate(generate, rng):
     long = generate(model, start, 12, temperature=0)
     yield "text of 16 tokens in a context of 5", long
     yield "the same with penalty 1.5", generate(model, start, 20, temperature=0, penalty=1.5)
+    table = _Table(torch.tensor([[3.0, 2.5, 2.0, 1.9]]).repeat(4, 1), context_length=2)
+    yield (
+        "token 0 has left the context of 2 and is still penalized",
+        generate(table, torch.tensor([[0, 1]]), 3, temperature=0, penalty=2.0),
+    )
     padded = torch.cat([torch.zeros_like(start[:, :1]), start], dim=1)
     key_mask = torch.ones(3, 5, dtype=torch.bool)
     key_mask[:2, 0] = False
@@ -732,6 +760,9 @@ def check_beam_search(beam_search, rng):
     yield "no end of text, three beams, five tokens", beam_search(model, prompt, 3, 5)
     yield "one new token", beam_search(model, prompt, 4, 1)
     yield "more beams than tokens", beam_search(model, prompt, 9, 3, eos_id=0)
+    rows = [[0, 0, 0, 0, 0], [99, 0, 0, 0, 0], [0, 0, 0, 99, 0], [99, 0, 0, 0, 0], [1, 0, 0, -99, -99]]
+    table, start = _Table(torch.tensor(rows).float()), torch.tensor([4])
+    yield "no open text is better than the worst finished one, only as good", beam_search(table, start, 2, 4, 0)
     for length_penalty in (1.0, 0.0, 2.0, -0.5):
         found = []
         for _ in range(8):

@@ -220,7 +220,11 @@ def check_PrefixTuning(PrefixTuning, rng):
     drawn = PrefixTuning(**sizes)
     yield "other sizes: the shapes for a batch of 3", described(drawn(3)), sizes
     yield "other sizes: how many numbers learn, and are saved", numbers(drawn), sizes
-    yield "other sizes, all parameters the same number", stacked(filled(drawn, about_drawn["every parameter"])), about_drawn
+    yield (
+        "other sizes, all parameters the same number",
+        stacked(filled(drawn, about_drawn["every parameter"])),
+        about_drawn,
+    )
     smallest = filled(PrefixTuning(1, 1, 1, 1, 1), 0.7)
     yield "all sizes 1", stacked(smallest), dict.fromkeys(SIZES, 1)
     double = PrefixTuning(**SIZES).double()

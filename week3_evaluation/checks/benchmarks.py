@@ -263,8 +263,10 @@ def _refuse_long(pairs, context):
         ),
         "The softmax is taken in the model's own half precision, which has two to three digits: too few for a sum of "
         "logarithms.": (".float().log_softmax", ".log_softmax"),
-        "The rows are padded with -100: it is to be read, and no embedding has such a row. Any real token does, for it "
-        "is never looked at.": ("*[0] * (longest", "*[-100] * (longest"),
+        "The rows are padded with -100, as labels are: a model reads the padding too, and no embedding has such a row.": (
+            "*[0] * (longest",
+            "*[-100] * (longest",
+        ),
         "The batch size is not kept: all rows go to the model at once.": (
             "    device = next(",
             "    batch_size = 10**6\n    device = next(",

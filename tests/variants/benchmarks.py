@@ -64,19 +64,22 @@ def encode_pair__recursive(tokenizer, prompt, choice):
     return before, after
 
 
-def _refuse_choices(model, pairs):
+def _context_for(model, pairs):
+    """How many tokens the model reads, a function any number of them; a longer choice is refused."""
+    context = model.config.context_length if hasattr(model, "config") else 1000
     for question in pairs:
         for _, choice_ids in question:
-            if len(choice_ids) > model.config.context_length:
+            if len(choice_ids) > context:
                 raise ValueError("a choice is longer than the context")
+    return context
 
 
 def multiple_choice_loglikelihood__one_row_at_a_time(model, pairs, batch_size=16):
     """No padding at all; the rows that were read are kept, and a beginning is looked up in the longer one."""
-    _refuse_choices(model, pairs)
-    context = model.config.context_length
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    context = _context_for(model, pairs)
+    modes = {module: module.training for module in model.modules()} if hasattr(model, "modules") else {}
+    for module in modes:
+        module.training = False
     rows = [[(p + c)[-(context + 1) :][:-1] for p, c in question] for question in pairs]
     read = []
     out = []
@@ -84,7 +87,7 @@ def multiple_choice_loglikelihood__one_row_at_a_time(model, pairs, batch_size=16
         for row in sorted((row for question in rows for row in question), key=len, reverse=True):
             if not any(other[: len(row)] == row for other, _ in read):
                 output = model(torch.tensor([row]))
-                read.append((row, getattr(output, "logits", output)[0].log_softmax(dim=-1)))
+                read.append((row, getattr(output, "logits", output)[0].float().log_softmax(dim=-1)))
         for question, asked in zip(pairs, rows, strict=True):
             totals = []
             for (_, choice_ids), row in zip(question, asked, strict=True):
@@ -99,22 +102,24 @@ def multiple_choice_loglikelihood__one_row_at_a_time(model, pairs, batch_size=16
 
 def multiple_choice_loglikelihood__cross_entropy(model, pairs, batch_size=16):
     """Batches in the order of arrival, cross-entropy with the prompt's targets ignored."""
-    _refuse_choices(model, pairs)
-    context = model.config.context_length
+    context = _context_for(model, pairs)
     unique = []
     texts = [(prompt + choice)[-(context + 1) :] for question in pairs for prompt, choice in question]
     for text in sorted(texts, key=len, reverse=True):
         if all(other[: len(text) - 1] != text[:-1] for other in unique):
             unique.append(text[:-1])
-    was_training = model.training
-    model.eval()
+    is_module = isinstance(model, torch.nn.Module)
+    was_training = is_module and model.training
+    if is_module:
+        model.eval()
     logits = []
     with torch.no_grad():
         for start in range(0, len(unique), batch_size):
             batch = [torch.tensor(row) for row in unique[start : start + batch_size]]
             output = model(torch.nn.utils.rnn.pad_sequence(batch, batch_first=True))
             logits += list(getattr(output, "logits", output))
-    model.train(was_training)
+    if is_module:
+        model.train(was_training)
     out = []
     for question in pairs:
         totals = []
@@ -122,7 +127,7 @@ def multiple_choice_loglikelihood__cross_entropy(model, pairs, batch_size=16):
             text = (prompt + choice)[-(context + 1) :]
             row = next(i for i, other in enumerate(unique) if other[: len(text) - 1] == text[:-1])
             targets = torch.tensor([-100] * (len(text) - 1 - len(choice)) + choice)
-            loss = torch.nn.functional.cross_entropy(logits[row][: len(targets)], targets, reduction="sum")
+            loss = torch.nn.functional.cross_entropy(logits[row][: len(targets)].float(), targets, reduction="sum")
             totals.append(-loss)
         out.append(torch.stack(totals))
     return out

@@ -28,7 +28,7 @@ def embed_tokens__lengths_in_groups(texts, model, tokenizer, layer=-1, batch_siz
         for start in range(0, len(group), batch_size):
             batch = group[start : start + batch_size]
             token_ids = torch.tensor([row for _, row in batch])
-            states = _evaluating(model, token_ids, output_hidden_states=True).hidden_states[layer].clone()
+            states = _evaluating(model, token_ids, output_hidden_states=True).hidden_states[layer].clone().float()
             found.update({text: (token_ids[i], states[i]) for i, (text, _) in enumerate(batch)})
     return [found[text] for text in texts]
 
@@ -39,7 +39,7 @@ def embed_tokens__tokenizer_pads(texts, model, tokenizer, layer=-1, batch_size=6
     while ordered:
         batch, ordered = ordered[:batch_size], ordered[batch_size:]
         inputs = tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
-        states = _evaluating(model, **inputs, output_hidden_states=True)["hidden_states"][layer].clone()
+        states = _evaluating(model, **inputs, output_hidden_states=True)["hidden_states"][layer].clone().float()
         real = inputs["attention_mask"].bool()
         found |= {text: (inputs["input_ids"][i][real[i]], states[i][real[i]]) for i, text in enumerate(batch)}
     return [found[text] for text in texts]
@@ -76,7 +76,7 @@ def greedy_match__einsum(candidates, references, candidate_weights, reference_we
         side(candidate_weights, candidate_mask, 2), side(reference_weights, reference_mask, 1),
     )  # fmt: skip
     p, r = p * (p_counts & r_counts), r * (p_counts & r_counts)
-    return p, r, torch.nan_to_num(2 * p * r / (p + r), nan=0.0)
+    return p, r, torch.nan_to_num(2 * p * r / (p + r), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def idf_weights__counter(sentences, vocab_size):
@@ -121,7 +121,7 @@ def bert_score__one_pair_at_a_time(candidates, references, model, tokenizer, lay
     groups = [[group] if isinstance(group, str) else list(group) for group in references]
     flat = [text for group in groups for text in group]
     texts = [*candidates, *flat]
-    embedded = dict(zip(texts, embed_tokens__tokenizer_pads(texts, model, tokenizer, layer), strict=True))
+    embedded = dict(zip(texts, embed_tokens__tokenizer_pads(texts, model, tokenizer, layer, batch_size), strict=True))
     df = Counter(token_id for text in flat for token_id in set(embedded[text][0].tolist()))
 
     def weight(token_id):

@@ -106,6 +106,7 @@ def double_quantize__nearest_of_256(absmax, block=256):
 
 def double_quantize__searchsorted(absmax, block=256):
     refuse(absmax)
+    absmax = absmax.float()
     n, offset = len(absmax), absmax.sum() / len(absmax)
     whole = torch.full((math.ceil(n / block) * block,), offset)
     whole[:n] = absmax

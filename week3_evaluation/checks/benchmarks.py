@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from shared.checking import observes, raised
@@ -65,6 +66,9 @@ def check_few_shot_prompt(few_shot_prompt, rng):
     yield "no examples, a description", few_shot_prompt([], question, "Questions about animals.\n\n")
     yield "two examples", few_shot_prompt(SHOTS, question)
     yield "two examples, a description", few_shot_prompt(SHOTS, question, "Easy ones.\n\n")
+    numbers = torch.randint(1, 90, (int(torch.randint(1, 5, (), generator=rng)), 2), generator=rng).tolist()
+    sums = [(f"{a}+{b}=", str(a + b)) for a, b in numbers]
+    yield "sums at random", few_shot_prompt(sums, "97+1=", f" {len(sums)} sums first:\n")
     leak = [SHOTS[0], (question, "A dog.")]
     yield "a question that is among its examples is refused", raised(few_shot_prompt, leak, question)
     yield "a question that ends with a space is refused", raised(few_shot_prompt, SHOTS, question + " ")
@@ -149,6 +153,9 @@ def check_encode_pair(encode_pair, rng):
     )
     yield "an empty prompt", encode_pair(tokenizer, "", " maybe")
     yield "an empty prompt, and no token for the beginning", encode_pair(_Tokenizer(None), "", " maybe")
+    for _ in range(3):
+        parts = [tokenizer.WORDS[i] for i in torch.randint(len(tokenizer.WORDS), (6,), generator=rng).tolist()]
+        yield "words at random", encode_pair(tokenizer, "Q:" + "".join(parts[:3]), "".join(parts[3:]) + " no")
     yield "an empty choice is refused", raised(encode_pair, tokenizer, "Q: Is it?\nA:", "")
 
 
@@ -171,7 +178,8 @@ class _Reader(nn.Module):
         self.rows, self.widest = self.rows + batch, max(self.widest, batch)
         self.gradients = self.gradients or torch.is_grad_enabled()
         counts = torch.arange(1, seq + 1)[:, None]
-        x = self.embed[token_ids] + self.embed[token_ids].cumsum(dim=1) / counts + self.place[:seq]
+        read = F.embedding(token_ids, self.embed)
+        x = read + read.cumsum(dim=1) / counts + self.place[:seq]
         return torch.tanh(self.drop(x)) @ self.head
 
 
@@ -253,6 +261,12 @@ def _refuse_long(pairs, context):
             "if not rows or rows[-1][: len(row)] != row:",
             "if True:",
         ),
+        "The softmax is taken in the model's own half precision, which has two to three digits: too few for a sum of "
+        "logarithms.": (".float().log_softmax", ".log_softmax"),
+        "The rows are padded with -100, as labels are: a model reads the padding too, and no embedding has such a row.": (
+            "*[0] * (longest",
+            "*[-100] * (longest",
+        ),
         "The batch size is not kept: all rows go to the model at once.": (
             "    device = next(",
             "    batch_size = 10**6\n    device = next(",
@@ -308,6 +322,12 @@ def check_multiple_choice_loglikelihood(multiple_choice_loglikelihood, rng):
     cut = [[(long, [4, 1]), (long[:9], [2, 3]), (long[:8], [2, 3, 5])]]
     yield "prompts that do not fit in a context of 10", multiple_choice_loglikelihood(_Reader(rng), cut)
     yield "a model whose output has .logits", multiple_choice_loglikelihood(_LikeTransformers(rng), ragged, 3)
+    last = [[([8, 1], [9]), ([7, 7], [5])], [([7], [6])]]
+    model = _Reader(rng)
+    yield "a row that begins one which is not the first", multiple_choice_loglikelihood(model, last)
+    yield "three choices, and two rows that are read", model.rows <= 2
+    table = torch.randint(-4, 5, (11, 11), generator=rng).bfloat16()
+    yield "a function that gives logits in bfloat16", multiple_choice_loglikelihood(lambda ids: table[ids], ragged)
     too_long = [[(prompt, [1] * 11), (prompt, [2])]]
     yield "a choice of 11 tokens in a context of 10 is refused", raised(multiple_choice_loglikelihood, model, too_long)
 

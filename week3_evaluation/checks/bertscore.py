@@ -119,6 +119,8 @@ def _toy(rng):
             "    device = next",
             "    batch_size = len(order) or 1\n    device = next",
         ),
+        "The vectors stay in the model's own type: in half precision the cosines would be rough, so they are made "
+        "float32 here.": ("[layer].float()", "[layer]"),
         "The model is not switched to evaluation: dropout disturbs the embeddings.": (
             "with inference(model):",
             "with torch.no_grad():",
@@ -159,6 +161,8 @@ def check_embed_tokens(embed_tokens, rng):
         "whether the model is in training mode afterwards, and whether gradients were recorded",
         [model.training, model.gradients],
     )
+    ((_, vectors),) = embed_tokens(["owl"], model.double(), tokenizer)
+    yield "what a model in float64 gives is float32", str(vectors.dtype)
 
 
 def _match_inputs(rng, batch=3, m=5, n=4, dim=6):
@@ -292,6 +296,10 @@ def check_greedy_match(greedy_match, rng):
     yield "two tokens with the same best partner", greedy_match(*_whole(twins, two))
     yield "nothing alike: cosines below 0", greedy_match(*_whole(-one, torch.tensor([[[1.0, 0.2], [0.9, -0.4]]])))
     yield "P + R is 0", greedy_match(*_whole(one, torch.tensor([[[0.0, 3.0]]])))
+    yield "P and R are equal", greedy_match(*_whole(one, torch.tensor([[[3.0, 4.0]]])))
+    both = torch.cat([one, -one], dim=1)
+    real = torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
+    yield "P is -1, R is 1", greedy_match(both, one, torch.tensor([[0.0, 1.0]]), torch.ones(1, 1), *real)
     inputs = _match_inputs(rng)
     yield "three pairs, weights, padding of random vectors", greedy_match(*inputs)
     candidates, references, *_, candidate_mask, reference_mask = inputs
@@ -313,6 +321,8 @@ def check_greedy_match(greedy_match, rng):
     yield "a candidate, then a reference, of nothing but weight 0", greedy_match(*inputs[:2], *weights, *inputs[4:])
     weights[0][0], weights[1][1] = 3e-8, -6e-8
     yield "the same after rounding", greedy_match(*inputs[:2], *weights, *inputs[4:])
+    weights[0][0], weights[1][1] = 1.5e-6 / 5, 1.5e-6 / 2  # of five and of two tokens
+    yield "weights that sum to 1.5e-6, which is enough", greedy_match(*inputs[:2], *weights, *inputs[4:])
 
 
 @observes(
@@ -404,6 +414,10 @@ def check_idf_weights(idf_weights, rng):
             "embed_tokens(texts, model, tokenizer, layer, batch_size)",
             "embed_tokens(texts, model, tokenizer, -1, batch_size)",
         ),
+        "`batch_size` is not handed on: the model is then given more texts at a time than were allowed.": (
+            "embed_tokens(texts, model, tokenizer, layer, batch_size)",
+            "embed_tokens(texts, model, tokenizer, layer)",
+        ),
         "The scores come back in the order of the batches, not of the pairs.": (
             "scores[rows] = torch.stack",
             "scores[start : start + len(rows)] = torch.stack",
@@ -439,7 +453,9 @@ def check_bert_score(bert_score, rng):
     yield "layer 1", score(candidates, references, layer=1)
     yield "words that the vocabulary lacks", score(["the fox saw the zebra"], ["a quokka saw the fox"])
     yield "with idf", score(candidates, references, idf=True)
+    model.largest = 0
     yield "with idf, batches of 2", score(candidates, references, idf=True, batch_size=2)
+    yield "the model was given 2 texts at a time", model.largest <= 2
     several = [["a fox"], [SENTENCES[0], SENTENCES[1], SENTENCES[4]], ["the mat", "dog"]]
     yield "one, three and two references", score([SENTENCES[0], SENTENCES[4], SENTENCES[3]], several)
     yield "the same with idf", score([SENTENCES[0], SENTENCES[4], SENTENCES[3]], several, idf=True)

@@ -157,6 +157,15 @@ def check_bootstrap_interval(bootstrap_interval, rng):
     )
     yield "30 resamples were asked for: resamples made", sum(shape[0] for shape in shapes)
     yield "items in each of them", sorted({shape[1] for shape in shapes})
+    dtypes = []
+    bootstrap_interval(
+        even.float(),
+        even.float(),
+        statistic=lambda rows: dtypes.append(str(rows.dtype)) or rows.mean(dim=1),
+        n_resamples=3,
+        generator=_seeded(rng),
+    )
+    yield "what the statistic is given, of scores in float32", sorted(set(dtypes))
     seed = int(torch.randint(0, 2**31, (), generator=rng))
     three = [
         bootstrap_interval(even, n_resamples=200, generator=torch.Generator().manual_seed(s))

@@ -171,9 +171,9 @@ _PENALTY = "min(1.0, math.exp(1 - reference_length / candidate_length))"
             "max(len(tokens) - n + 1, 0)",
             "allowed.total()",
         ),
-        "Only the longest n-grams are counted: all other precisions stay 0, and with them the score.": (
-            "range(1, max_order + 1)",
-            "range(max_order, max_order + 1)",
+        "Only the precision of the longest n-grams counts: BLEU takes the mean over all orders from 1 to max_order.": (
+            "sum(map(math.log, precisions)) / max_order",
+            "math.log(precisions[-1])",
         ),
         "Upper and lower case are made one: BLEU keeps them apart.": [
             ("tokenize_13a(candidate)", "tokenize_13a(candidate.lower())"),
@@ -298,6 +298,10 @@ _OVERLAP = "sum(min(counts[gram], others[gram]) for gram in counts.keys() & othe
             "return max(scores, key=lambda score: score[2])",
             "return max(scores, key=lambda score: score[1])",
         ),
+        "The best precision decides (`max` of the triples compares it first): it should be the best F1.": (
+            "return max(scores, key=lambda score: score[2])",
+            "return max(scores)",
+        ),
         "The best of each number is taken, though they come from different references: the three belong together.": (
             "return max(scores, key=lambda score: score[2])",
             "return tuple(map(max, zip(*scores, strict=True)))",
@@ -332,6 +336,10 @@ def check_rouge_n(rouge_n, rng):
     several = ["a b", "a b c d e f g", "a b c x y", "q"]
     yield "several references", rouge_n("a b c d", several)
     yield "the best recall and the best F1 in different references", rouge_n("a b c d e f g h", ["a", "a b c x y z"])
+    yield (
+        "the best precision and the best F1 in different references",
+        rouge_n("a b c d", ["a b c d e f g h i j k", "a b c x"]),
+    )
     yield "n-grams longer than the text", rouge_n("a b", "a b", 3)
     yield "an empty candidate, an empty reference", [rouge_n("", "a b"), rouge_n("a b", ""), rouge_n("?", "!")]
     for n in (1, 2, 3):
@@ -560,6 +568,7 @@ def check_meteor(meteor, rng):
     yield "an equal word before an equal stem", meteor("walks walked home", "walked walks home today")
     yield "a word and its stem in both", meteor("dogs dog saw", "dog dogs saw a bone")
     yield "capitals and punctuation", meteor("The Cat, on the mat!", 'the cat is on "The" Mat.')
+    yield "a capital, and a word of the same stem later", meteor("Dogs ran", "dogs ran by a dog")
     yield "several references", meteor("a b c d", ["x y", "d c b a", "a b x c d", "b c"])
     yield "nothing in common", meteor("a b", "c d")
     yield "an empty candidate, an empty reference", [meteor("", "a b"), meteor("a b", ""), meteor("", "")]

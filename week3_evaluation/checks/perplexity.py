@@ -93,6 +93,7 @@ def check_rolling_windows(rolling_windows, rng):
     yield "one token at a time", rolling_windows(7, 3, 1)
     yield "a text shorter than the window", rolling_windows(5, 9, 3)
     yield "a text that just fits", rolling_windows(5, 4, 2)
+    yield "two tokens: one is scored", rolling_windows(2, 4, 2)
     n, window, part = (int(torch.randint(low, high, (), generator=rng)) for low, high in ((150, 190), (12, 21), (3, 6)))
     yield "a long text", rolling_windows(n, window, window // part)
     for label, arguments in (
@@ -210,8 +211,8 @@ def _left_in_evaluation_mode(model, token_ids, window, stride, batch_size=8):
             "range(0, max(len(windows) - batch_size + 1, 1), batch_size)",
         ),
         "batch_size has no effect: all windows are given to the model at once, and a long text does not fit into memory.": (
-            "windows[first : first + batch_size]",
-            "windows if first == 0 else []",
+            "    nats = []\n",
+            "    nats, batch_size = [], len(windows)\n",
         ),
     },
 )
@@ -273,6 +274,10 @@ def _spread_of_ratios(nats, n_bytes):
         "has Student's t, and `ppf` is its quantile function: 2.5 % lie above the quantile that you need.",
     ),
     mistakes={
+        "The work is done in float32, which has seven digits: in a difference of large numbers the last ones are "
+        "what counts.": [
+            ("nats.double() / math.log(2), n_bytes.double()", "nats.float() / math.log(2), n_bytes.float()"),
+        ],
         "The mean of the texts' own ratios is taken: a text of 10 bytes has as much say as one of 10,000.": (
             "r = bits.sum() / n_bytes.sum()",
             "r = (bits / n_bytes).mean()",
@@ -319,12 +324,14 @@ def _spread_of_ratios(nats, n_bytes):
 def check_bits_per_byte_interval(bits_per_byte_interval, rng):
     bits = math.log(2)
     yield "two texts", bits_per_byte_interval(torch.tensor([30 * bits, 10 * bits]), torch.tensor([10, 10]))
-    yield "a long and a short text", bits_per_byte_interval(torch.tensor([200.0, 30.0]), torch.tensor([1000, 10]))
+    yield "a long text, and one of a byte", bits_per_byte_interval(torch.tensor([200.0, 3.0]), torch.tensor([1000, 1]))
     n_bytes = torch.randint(50, 900, (12,), generator=rng)
     nats = 0.9 * n_bytes + 40 * torch.randn(12, generator=rng)
     yield "twelve texts", bits_per_byte_interval(nats, n_bytes)
     yield "the first four of the twelve", bits_per_byte_interval(nats[:4], n_bytes[:4])
     yield "a difference of two models", bits_per_byte_interval(nats - 0.95 * n_bytes, n_bytes)
+    large = torch.tensor([300_000.0, -299_999.0])
+    yield "large numbers that almost cancel", bits_per_byte_interval(large, torch.tensor([1000, 1000]))
     for label, some_nats, some_bytes in (
         ("one text is refused", nats[:1], n_bytes[:1]),
         ("no text is refused", nats[:0], n_bytes[:0]),

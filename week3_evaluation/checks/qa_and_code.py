@@ -164,10 +164,11 @@ def check_exact_match(exact_match, rng):
     yield "no answer given where there is one", score("", ["Nell"])
     yield "a gold of which nothing is left beside a real one", score("a", ["the", "Pip"])
     yield "only golds of which nothing is left", score("", ["the", "..."])
-    for _ in range(4):
+    for _ in range(8):
         prediction = _text(rng, 1, 4)
-        golds = [_text(rng, 1, 3), prediction.upper() + "!", _text(rng, 1, 3)]
-        yield "three golds, the second is right", score(prediction, golds)
+        near = (prediction.upper() + "!", f"the {prediction}", f"{prediction} tree", f"old {prediction}")
+        golds = [_text(rng, 1, 3), near[int(torch.randint(4, (), generator=rng))], _text(rng, 1, 3)]
+        yield "three golds, the second equal or one word longer", score(prediction, golds)
     yield "a list for the prediction is refused", raised(exact_match, ["park"], ["park"])
     yield "None for the prediction is refused", raised(exact_match, None, [])
     yield "one string for the golds is refused", raised(exact_match, "park", "park")

@@ -13,6 +13,14 @@ from week4_finetuning.solutions.instruction_data import (
 # --- templates -------------------------------------------------------------------------------------------------
 
 
+WORDS = ("hen", "write", "{input}", "kite", "two\nlines", "a  gap", "red", "why", "home", "seven", "sea", "tree")
+
+
+def _words(rng, n):
+    """n words and phrases of WORDS in random order, which may come twice."""
+    return " ".join(WORDS[i] for i in torch.randint(len(WORDS), (n,), generator=rng).tolist())
+
+
 def _alpaca_by_replacing(instruction, input=""):
     if not isinstance(instruction, str) or not isinstance(input, str):
         raise TypeError
@@ -81,6 +89,8 @@ def check_format_alpaca(format_alpaca, rng):
     yield "blanks alone are an input", format_alpaca("Count the blanks.", "  ")
     yield "braces in the texts", format_alpaca("What does {input} mean in {instruction}?", "{0} {x!r}")
     yield "a title of the template in the input", format_alpaca("Go on.", "### Response:\nfirst")
+    for n in (0, 3):
+        yield "words at random", format_alpaca(_words(rng, 5), " " * (n > 0) + _words(rng, n))
     yield "None is refused", [raised(format_alpaca, None), raised(format_alpaca, "Go on.", None)]
 
 
@@ -156,6 +166,10 @@ def check_format_chatml(format_chatml, rng):
     yield "with a system message", format_chatml([SYSTEM, *DIALOGUE], add_generation_prompt=True)
     yield "a complete conversation", format_chatml(_answered([SYSTEM, *DIALOGUE]))
     yield "an empty content", format_chatml([{"role": "user", "content": ""}])
+    for opened in (True, False):
+        n_turns = int(torch.randint(1, 6, (), generator=rng))
+        turns = [{"role": ("user", "assistant")[i % 2], "content": _words(rng, 2)} for i in range(n_turns)]
+        yield "turns at random", format_chatml(turns, add_generation_prompt=opened)
     refused = {
         "no message": [],
         "an unknown role": [{"role": "tool", "content": "4"}],
@@ -353,9 +367,9 @@ def check_mask_prompt_labels(mask_prompt_labels, rng):
             "document_ids = torch.full(shape, -1)",
             "document_ids = torch.full(shape, 0 if pack else -1)",
         ),
-        "Padding is numbered too, with positions above 0: on padding the position is 0.": (
-            "            start = end\n",
-            "            start = end\n        positions[r, start:] = torch.arange(shape[1] - start) + end - start + 1\n",
+        "The positions run on over the padding: there the position is 0.": (
+            "positions[r, start:end] = torch.arange(end - start)",
+            "positions[r, start:] = torch.arange(shape[1] - start)",
         ),
         "Too long an example is cut. Its EOS is cut off too, and the model learns that an answer may stop anywhere.": (
             "    check_pairs_fit(examples, max_length)",
@@ -379,7 +393,8 @@ def check_collate_sft(collate_sft, rng):
     yield "packed: just full rows", collate_sft([example(2, 2), example(1, 3), example(4, 4)], eos, 8, pack=True)
     yield "packed: each in a row of its own", collate_sft([example(2, 3), example(3, 2)], 99, 6, pack=True)
     yield "one example without a prompt", collate_sft([example(0, 3), example(2, 2)], 99, 9)
-    yield "packed, one without a prompt", collate_sft([example(2, 2), example(0, 3)], 99, 9, pack=True)
+    prompted = [example(0, 1), example(2, 2), example(0, 3)]
+    yield "packed, the first and the last without a prompt", collate_sft(prompted, 99, 9, pack=True)
     yield "an empty response", collate_sft([example(2, 2), example(3, 0)], 99, 9, pack=True)
     sizes = torch.randint(1, 7, (9, 2), generator=rng).tolist()
     several = [example(*size) for size in sizes]
@@ -465,6 +480,8 @@ def _masked_mean_by_hand(logits, labels):
         ),
         "The mean of each row is taken first, and then their mean: a token of a short answer then weighs more than one of a "
         "long answer.": _loss_by(_mean_of_rows),
+        "1 is added to the number of labels, so that it is never 0: then every mean is a little too small. Only a number of "
+        "0 may be replaced.": ("(targets != -100).sum().clamp(min=1)", "((targets != -100).sum() + 1)"),
         "The sum is returned, not the mean: the step of the optimizer then depends on how many tokens a batch has.": (
             "total / (targets != -100).sum().clamp(min=1)",
             "total",
@@ -489,6 +506,7 @@ def check_sft_loss(sft_loss, rng):
 
     yield "one row, all labels count", sft_loss(*draw(1, 3, 5, [[1, 1, 1]]))
     yield "a prompt of two tokens", sft_loss(*draw(1, 5, 4, [[0, 0, 1, 1, 1]]))
+    yield "one label in all", sft_loss(*draw(1, 4, 5, [[0, 0, 1, 0]]))
     yield "two rows, one label and four", sft_loss(*draw(2, 6, 5, [[0, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1]]))
     yield "value and gradient", value_and_gradient(*draw(2, 4, 3, [[0, 0, 1, 1], [0, 1, 1, 0]]))
     yield "one row without any label", sft_loss(*draw(2, 4, 5, [[0, 0, 0, 0], [0, 0, 1, 1]]))
@@ -625,3 +643,7 @@ def check_keep_instruction(keep_instruction, rng):
     seven = "a b c d e f g h i j"
     yield "an overlap of exactly 0.7", keep("a b c d e f g x y z", [seven])
     yield "a threshold of 0.5 and of 0.9", [keep("a b c d e f x y z w", [seven], threshold=t) for t in (0.5, 0.9)]
+    for _ in range(8):
+        old, (first, last) = _words(rng, 6), torch.randint(3, (2,), generator=rng).tolist()
+        new = f"{_words(rng, first)} {old} {_words(rng, last)}".strip()
+        yield "an old one with words at random around it", keep(new, [POOL[0], old], threshold=0.82, max_words=11)

@@ -181,6 +181,9 @@ def apart_after_training(module: nn.Module, rng: torch.Generator) -> bool:
     },
 )
 def check_PrefixTuning(PrefixTuning, rng):
+    # Drawn first: how much is drawn later depends on the answer's parameters.
+    sizes = dict(zip(SIZES, torch.randint(2, 7, (5,), generator=rng).tolist(), strict=True))
+    about_drawn = sizes | {"every parameter": (torch.randint(10, 90, (), generator=rng) / 100).item()}
     module = PrefixTuning(**SIZES)
     yield "the shapes for a batch of 6", described(module(6)), SIZES
     yield "how many numbers learn, and are saved", numbers(module), SIZES
@@ -214,6 +217,14 @@ def check_PrefixTuning(PrefixTuning, rng):
     yield "saved and loaded into another one that is folded", (stacked(other, 4) - rows).abs().max() < 1e-6, SIZES
     yield "folded, all parameters the same number", stacked(filled(module, 2.5)), SIZES
 
+    drawn = PrefixTuning(**sizes)
+    yield "other sizes: the shapes for a batch of 3", described(drawn(3)), sizes
+    yield "other sizes: how many numbers learn, and are saved", numbers(drawn), sizes
+    yield (
+        "other sizes, all parameters the same number",
+        stacked(filled(drawn, about_drawn["every parameter"])),
+        about_drawn,
+    )
     smallest = filled(PrefixTuning(1, 1, 1, 1, 1), 0.7)
     yield "all sizes 1", stacked(smallest), dict.fromkeys(SIZES, 1)
     double = PrefixTuning(**SIZES).double()
@@ -454,6 +465,12 @@ def _with_buffers(model, norms_too=False):
     ),
     mistakes={
         "Nothing is frozen: the biases learn, and all else too.": ("    model.requires_grad_(False)\n", ""),
+        "The biases are left as they are, and those that were frozen before stay frozen: they should learn.": (
+            "    model.requires_grad_(False)\n    for _, parameter in chosen:\n        parameter.requires_grad_(True)\n",
+            "    for parameter in model.parameters():\n"
+            "        if all(parameter is not one for _, one in chosen):\n"
+            "            parameter.requires_grad_(False)\n",
+        ),
         "All is frozen, and nothing is set free again: the biases are in the list, but do not learn.": (
             "parameter.requires_grad_(True)",
             "pass",
@@ -510,6 +527,12 @@ def check_bitfit_parameters(bitfit_parameters, rng):
     yield "the same, with norms_too", _outcome(bitfit_parameters, two, norms_too=True)
     frozen = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)).requires_grad_(False)
     yield "a model that is frozen already", _outcome(bitfit_parameters, frozen)
+    drawn = torch.randint(3, (6,), generator=rng).tolist()
+    layers = [nn.Linear(2, 2, bias=kind > 0) if kind < 2 else nn.LayerNorm(2) for kind in drawn]
+    layers = nn.Sequential(*layers, nn.Linear(2, 3))
+    for parameter in layers.parameters():
+        parameter.requires_grad_(bool(torch.rand((), generator=rng) < 0.5))
+    yield "layers at random, some of them frozen", _outcome(bitfit_parameters, layers)
     yield "buffers, shared biases, names that mislead", _outcome(bitfit_parameters, Net())
     yield "the same, with norms_too", _outcome(bitfit_parameters, Net(), norms_too=True)
     yield "no biases, but norms", _refusal(bitfit_parameters, Net(bias=False))

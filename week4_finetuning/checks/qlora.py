@@ -320,6 +320,7 @@ def scales(rng: torch.Generator, sizes: dict[int, float]) -> Tensor:
 def check_double_quantize(double_quantize, rng):
     yield "four scales", double_quantize(torch.tensor([1.0, 2.0, 3.0, 4.0]))
     yield "the same, dequantized again", double_dequantize(*double_quantize(torch.tensor([1.0, 2.0, 3.0, 4.0])))
+    yield "the same in float16", double_quantize(torch.tensor([1.0, 2.0, 3.0, 4.0]).half())
     yield "far below the mean", double_quantize(torch.tensor([1.0, 1.5, 1.5, 1.5, 1.5]))
     yield "blocks of four, the last one short", double_quantize(scales(rng, {4: 0.5, 2: 0.25}), 4)
     yield "two blocks of two with other means", double_quantize(torch.tensor([0.25, 0.75, 1.0, 2.0]), 2)
@@ -335,6 +336,7 @@ def check_double_quantize(double_quantize, rng):
     "bits_per_parameter",
     difficulty=1,
     minutes=5,
+    rtol=1e-6,
     hints=(
         "A scale of 32 bits serves `block` weights: each of them bears 32 / block.",
         "With a second block a scale takes 8 bits in place of 32, and a second scale of 32 bits serves second_block scales.",
@@ -360,6 +362,9 @@ def check_bits_per_parameter(bits_per_parameter, rng):
     yield "blocks of 64, scales in blocks of 256", float(bits_per_parameter(64, 256))
     yield "blocks of 16", float(bits_per_parameter(16))
     yield "blocks of 128, scales in blocks of 32", float(bits_per_parameter(block=128, second_block=32))
+    block, second_block = torch.randint(20, 300, (2,), generator=rng).tolist()
+    yield "other blocks", float(bits_per_parameter(block))
+    yield "other blocks, with scales in blocks", float(bits_per_parameter(block, second_block))
     yield "a block of 0 is refused", raised(bits_per_parameter, 0)
 
 
@@ -544,6 +549,10 @@ def check_QLoRALinear(QLoRALinear, rng):
         {},
     )
     yield "nothing else is trained", sum(p.numel() for p in layer.parameters() if p.requires_grad), {}
+
+    base = nn.Linear(16, 5)
+    QLoRALinear(base, 2, 6.0)(x).sum().backward()
+    yield "the base layer gets no gradient", [p.grad is None for p in base.parameters()], {}
 
     other = fill(layer_of(QLoRALinear, rng, bias=False), rng)
     yield "no bias, other weights", other(x), shown

@@ -124,6 +124,7 @@ def instruct_model():
     """The course's instruct model, as transformers reads it, and its tokenizer."""
     folder = course_folder("instruct")
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    model.generation_config.do_sample = True  # as the settings that come with many models say
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     tokenizer.name_or_path = "the course's tokenizer"  # what a card shows of it
     return model, tokenizer
@@ -180,6 +181,12 @@ def chats(*contents):
             "eos_token_id=stop",
             "eos_token_id=tokenizer.eos_token_id",
         ),
+        "Nothing is said of sampling, and many models' own settings ask for it: the same question gets another reply "
+        "each time.": ("                do_sample=False,\n", ""),
+        "`batch_size` has no effect: all conversations are given to the model at once, whatever fits into memory.": (
+            "stop, found = tokenizer.convert_tokens_to_ids(STOP), {}",
+            "stop, found, batch_size = tokenizer.convert_tokens_to_ids(STOP), {}, max(len(prompts), 1)",
+        ),
         "Markers such as <|im_end|> stay in the text: they are for the model, not for who reads the reply.": (
             "skip_special_tokens=True",
             "skip_special_tokens=False",
@@ -188,6 +195,7 @@ def chats(*contents):
 )
 def check_replies(replies, rng):
     model, tokenizer = instruct_model()
+    torch.manual_seed(int(torch.randint(2**31, (), generator=rng)))
     some = [QUESTIONS[i] for i in torch.randperm(len(QUESTIONS), generator=rng)[:4].tolist()]
 
     def told(*contents, **options):
@@ -196,7 +204,10 @@ def check_replies(replies, rng):
 
     yield "one question", told("Who?", max_new_tokens=12)
     yield "four of different lengths, in their order", told(*some, max_new_tokens=16)
-    yield "in batches of two", told(*some[::-1], max_new_tokens=8, batch_size=2)
+    rows = []
+    with model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0]))):
+        yield "in batches of two", told(*some[::-1], max_new_tokens=8, batch_size=2)
+    yield "the model was given two conversations at a time", max(rows, default=0) <= 2
     system = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Who?"}]
     longer = [*chats("Who?")[0], {"role": "assistant", "content": "Nell."}, {"role": "user", "content": "Where?"}]
     found = replies(model, tokenizer, [system, longer], max_new_tokens=8)

@@ -326,8 +326,9 @@ def check_multiple_choice_loglikelihood(multiple_choice_loglikelihood, rng):
     model = _Reader(rng)
     yield "a row that begins one which is not the first", multiple_choice_loglikelihood(model, last)
     yield "three choices, and two rows that are read", model.rows <= 2
-    table = torch.randint(-4, 5, (11, 11), generator=rng).bfloat16()
-    yield "a function that gives logits in bfloat16", multiple_choice_loglikelihood(lambda ids: table[ids], ragged)
+    table = nn.Embedding.from_pretrained(torch.randint(-4, 5, (11, 11), generator=rng).bfloat16())
+    table.config = SimpleNamespace(context_length=10)
+    yield "a model that gives logits in bfloat16", multiple_choice_loglikelihood(table, ragged)
     too_long = [[(prompt, [1] * 11), (prompt, [2])]]
     yield "a choice of 11 tokens in a context of 10 is refused", raised(multiple_choice_loglikelihood, model, too_long)
 

@@ -50,9 +50,9 @@ from week2_pretraining.ranks import simulate
             "params * gradient_bytes",
             "params * parameter_bytes",
         ),
-        "The three parts are in GiB, where bytes were asked for.": (
-            "memory | {",
-            "{name: part / 2**30 for name, part in memory.items()} | {",
+        "The result is in GiB, where bytes were asked for.": (
+            "    return memory | {",
+            "    memory = {name: part / 2**30 for name, part in memory.items()}\n    return memory | {",
         ),
         "A stage that ZeRO does not have is computed as if it were stage 3.": ("not in (0, 1, 2, 3)", "< 0"),
         "No devices at all are not refused: a ZeroDivisionError does not say what is allowed.": (

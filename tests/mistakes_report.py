@@ -81,6 +81,7 @@ def report(rows: dict[str, Row]) -> str:
     titles = {week: homepage.about(course.ROOT / week)[0] for week in weeks}
     everything = sum(rows.values(), Row(*[0] * 7))
     total = sum(mutation_report.results()[name]["mutants"] for name in rows)
+    left = ", ".join(f"{row.mutants - row.killed} of `{n}`" for n, row in rows.items() if row.killed < row.mutants)
     lines = [
         "# What the checks find",
         "",
@@ -94,6 +95,7 @@ def report(rows: dict[str, Row]) -> str:
         "state kept between calls. `python -m tests.mutation_report` judged each of them on two sets of inputs.",
         f"Of {total:,} mutants {total - everything.mutants:,} are equivalent: within the exercise's contract no input",
         "tells them from the solution. They stand with the reason in `tests/equivalents/`, and are not counted here.",
+        f"Not rejected: {left or 'none'}.",
         "",
         *_table("week", ((titles[week], [rows[name] for name in names]) for week, names in weeks.items()), True),
     ]
@@ -125,8 +127,12 @@ def _line(title: str, rows: list[Row], by_week: bool) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """Example: share(19, 20) -> "19 (95.0\u00a0%)"; the space does not break."""
-    return f"{part} ({100 * part / whole:.1f}\u00a0%)" if whole else "0"
+    """Example: share(19, 20) -> "19 (95.0\u00a0%)"; the space does not break. Only all of them are 100.0 %."""
+    if not whole:
+        return "0"
+    percent = 100 * part / whole
+    digits = 2 if part < whole and percent > 99.9 else 1
+    return f"{part} ({percent:.{digits}f}\u00a0%)"
 
 
 def main(arguments: list[str] | None = None) -> None:

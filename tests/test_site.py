@@ -189,6 +189,17 @@ def test_a_phone_shows_the_page_without_moving_it_sideways(page, address, name):
     assert page.evaluate("window.scrollX") == 0
 
 
+def test_no_page_is_wider_than_a_phone(page, address, site):
+    page.set_viewport_size(PHONE)
+    wide = {}
+    for path in sorted(site.folder.rglob("*.html")):
+        if "_static" not in path.parts:
+            page.goto(f"{address}/{path.relative_to(site.folder).as_posix()}")
+            width = page.evaluate("document.documentElement.scrollWidth")
+            wide |= {path.name: width} if width > PHONE["width"] else {}
+    assert not wide
+
+
 def test_the_menu_opens_on_a_phone_and_leads_to_the_next_week(page, address):
     page.set_viewport_size(PHONE)
     page.goto(f"{address}/{WEEK}/index.html")

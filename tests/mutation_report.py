@@ -61,9 +61,9 @@ def counted(name: str) -> tuple[int, int]:
     return different, different - len(alive)
 
 
-def survivors(made: list[Mutant]) -> list[str]:
-    """The changes that the checks accept. One that hangs or ends its process is rejected."""
-    found: list[str] = []
+def survivors(made: list[Mutant]) -> list[Mutant]:
+    """Those that the checks accept. One that hangs or ends its process is rejected."""
+    found: list[Mutant] = []
     done = 0
     context = multiprocessing.get_context("fork")
     while done < len(made):
@@ -74,7 +74,7 @@ def survivors(made: list[Mutant]) -> list[str]:
         with contextlib.suppress(EOFError):
             while done < len(made) and here.poll(12 * SECONDS):
                 passes = here.recv()
-                found += [made[done].change] if passes else []
+                found += [made[done]] if passes else []
                 done += 1
         done += done < len(made)  # this one hung, or took the process with it
         child.kill()
@@ -96,12 +96,11 @@ def _judge(made: list[Mutant], there) -> None:
 
 def sample(week: str) -> list[str]:
     """Judge one mutant of each exercise of a week again; what no longer comes out as it is kept in the results."""
-    kept, wrong = results(), []
-    for name in (e.name for e in course.exercises().values() if e.week == week):
-        mutant = random.Random(name).choice(mutants(name))
-        if survivors([mutant]) != [change for change in kept[name]["accepted"] if change == mutant.change]:
-            wrong.append(f"{name}: {mutant.change}")
-    return wrong
+    names = [e.name for e in course.exercises().values() if e.week == week]
+    drawn = [random.Random(name).choice(mutants(name)) for name in names]
+    kept, alive = results(), survivors(drawn)
+    wrong = [mutant for mutant in drawn if (mutant in alive) != (mutant.change in kept[mutant.exercise]["accepted"])]
+    return [f"{mutant.exercise}: {mutant.change}" for mutant in wrong]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -121,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
         course.reference(name)
     for name in tqdm(wanted, desc="exercises"):
         made = mutants(name)
-        kept[name] = {"mutants": len(made), "accepted": survivors(made)}
+        kept[name] = {"mutants": len(made), "accepted": [mutant.change for mutant in survivors(made)]}
         ordered = {other: kept[other] for other in course.exercises() if other in kept}
         answers.write_atomically(RESULTS, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
     known = equivalents()

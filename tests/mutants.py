@@ -104,6 +104,7 @@ def mutants(name: str) -> list[Mutant]:
         open_block = (open_block or line.strip() == course.BEGIN) and line.strip() != course.END
         inside |= {number} if open_block else set()
     tree = ast.parse(exercise.source)
+    same = ast.dump(tree)
     found: dict[str, Mutant] = {}
     for node in ast.walk(tree):
         if getattr(node, "lineno", 0) not in inside:
@@ -121,11 +122,10 @@ def mutants(name: str) -> list[Mutant]:
                 text = text.replace("\n", "\n" + " " * node.col_offset)
             definition = _replaced(exercise.source, node, text)
             with contextlib.suppress(SyntaxError):
-                if ast.dump(ast.parse(definition)) == ast.dump(tree):
-                    continue
-                line = lines[node.lineno - 1].strip()
-                change = f"{line} | {_short(old)} -> {_short(text)}"
-                found.setdefault(ast.dump(ast.parse(definition)), Mutant(name, change, definition))
+                dumped = ast.dump(ast.parse(definition))
+                if dumped != same:
+                    line = lines[node.lineno - 1].strip()
+                    found.setdefault(dumped, Mutant(name, f"{line} | {_short(old)} -> {_short(text)}", definition))
     return whole + _told_apart(list(found.values()))
 
 

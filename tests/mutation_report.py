@@ -48,6 +48,7 @@ def equivalents() -> dict[str, dict[str, str]]:
     return found
 
 
+@functools.cache
 def results() -> dict[str, dict]:
     """Exercise -> {"mutants": how many, "accepted": the changes that its check accepts}, as last measured."""
     return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}

@@ -20,7 +20,7 @@ from shared.checking import run_check
 from shared.guard import TimedOut, time_limit
 from shared.learner import check, hint
 from tests.conftest import needs
-from tests.hostile import LIMIT, TABLE, acting
+from tests.hostile import LIMIT, TABLE, acting, loop_swallowing_exceptions
 
 SILENCE = 60  # seconds without a word, after which a process counts as hanging
 PATIENCE = 4  # seconds over its limit that an answer may take on a busy machine, card and all
@@ -175,12 +175,7 @@ def test_an_endless_loop_in_a_thread_ends_too():
     seen = []
 
     def loop(x, dim):
-        while True:
-            try:
-                while True:
-                    pass
-            except Exception:
-                pass
+        loop_swallowing_exceptions()
 
     thread = threading.Thread(target=lambda: seen.append(run_check("softmax", loop, seconds=0.3).status))
     thread.start()

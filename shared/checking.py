@@ -131,10 +131,13 @@ class Run:
     changed: str | None = None  # the argument that was changed in place
 
 
-def observe(check: Check, answer: object, seed: int, seconds: float, trusted: bool = True) -> Run:
+def observe(
+    check: Check, answer: object, seed: int, seconds: float, trusted: bool = True, enough: Callable | None = None
+) -> Run:
     """All observations of one answer; an exception becomes the last of them. What it says is read under the limit too.
 
     Of what the answer gave only snapshots are left afterwards: none of its code runs when they are compared and shown.
+    `enough(observations)` may end it earlier.
     """
     run, printed = Run([]), Bounded()
     errors: list[BaseException] = []
@@ -143,7 +146,7 @@ def observe(check: Check, answer: object, seed: int, seconds: float, trusted: bo
         try:
             with time_limit(seconds) as alarm:
                 try:
-                    _take_observations(run, check, answer, seed)
+                    _take_observations(run, check, answer, seed, enough)
                 finally:
                     names_back()
         except BaseException as error:
@@ -160,7 +163,7 @@ def observe(check: Check, answer: object, seed: int, seconds: float, trusted: bo
     return run
 
 
-def _take_observations(run: Run, check: Check, answer: object, seed: int) -> None:
+def _take_observations(run: Run, check: Check, answer: object, seed: int, enough: Callable | None) -> None:
     import torch
 
     target = answer if is_class(answer) else Recorder(answer)
@@ -168,6 +171,8 @@ def _take_observations(run: Run, check: Check, answer: object, seed: int) -> Non
         for label, value, *inputs in check.observe(target, torch.Generator().manual_seed(seed)):
             shown = snapshot(inputs[0]) if inputs else getattr(target, "inputs", {})
             run.observations.append(Observation(label, snapshot(value), dict(shown)))
+            if enough is not None and enough(run.observations):
+                break
     finally:
         run.inputs, run.changed = getattr(target, "inputs", {}), getattr(target, "changed", None)
 
@@ -193,12 +198,39 @@ def _expected(name: str, seed: int) -> Run:
     return run
 
 
-@functools.lru_cache(maxsize=1024)
-def _of_mistake(name: str, sentence: str, seed: int) -> Run:
-    check = find_check(name)
-    made = check.mistakes[sentence]
-    wrong = made if callable(made) else course.edited(course.find(name), made)
-    return observe(check, wrong, seed, seconds=5)
+class _Mistake:
+    """What is seen of a known mistake, taken only as far as it is asked for: most of them part from an answer soon."""
+
+    def __init__(self, name: str, sentence: str, seed: int):
+        self.check, self.seed = find_check(name), seed
+        made = self.check.mistakes[sentence]
+        self.answer = made if callable(made) else course.edited(course.find(name), made)
+        self.run, self.whole = Run([]), False
+
+    def seen(self, enough: Callable) -> Run:
+        """Its observations until they are enough, and all that were taken before."""
+        if not self.whole and not enough(self.run.observations):
+            self.run = observe(self.check, self.answer, self.seed, seconds=5, enough=enough)
+            self.whole = not enough(self.run.observations)
+        return self.run
+
+
+_mistake = functools.lru_cache(maxsize=1024)(_Mistake)
+
+
+class _Likeness:
+    """How many observations, from the first on, an answer has alike with the reference or with a known mistake."""
+
+    def __init__(self, check: Check, run: Run):
+        self.check, self.run, self.alike = check, run, 0
+
+    def __call__(self, observations: list[Observation]) -> bool:
+        """Look at more of the other's observations, as they come: whether the answer's have parted from them."""
+        for expected, got in zip(observations[self.alike :], self.run.observations[self.alike :], strict=False):
+            if compare(expected.value, got.value, self.check.rtol, self.check.atol):
+                break
+            self.alike += 1
+        return self.alike < len(observations)
 
 
 def _differences(check: Check, expected: Run, run: Run) -> list[tuple[Observation, Observation | None, Difference]]:
@@ -264,35 +296,34 @@ def judge(check: Check, seed: int, run: Run) -> Result:
     # Raised in the check itself, on a value that was wrong before: that value is what to tell.
     if failure is not None and (failure.in_answer or isinstance(result.differing[0][1].value, Raised)):
         result.status, result.error = "error", failure.text
-    result.mistake = _name_mistake(check, seed, run)
-    if result.mistake is None:
-        result.resembles = _name_resemblance(check, seed, run)
+    if not isinstance(run.observations[0].value, Raised):  # an exception at once says nothing of what was meant
+        result.mistake = _name_mistake(check, seed, run)
+        result.resembles = _name_resemblance(check, seed, run) if result.mistake is None else None
     return result
 
 
 def _name_mistake(check: Check, seed: int, run: Run) -> str | None:
     """The known mistake whose observations all equal these, if there is one."""
-    if isinstance(run.observations[0].value, Raised):
-        return None  # an exception at once says nothing of what was meant
     for sentence in check.mistakes:
-        other = _of_mistake(check.name, sentence, seed)
-        if (len(other.observations), other.changed) == (len(run.observations), run.changed) and not any(
-            compare(theirs.value, mine.value, check.rtol, check.atol)
-            for theirs, mine in zip(other.observations, run.observations, strict=True)
-        ):
+        likeness = _Likeness(check, run)
+        other = _mistake(check.name, sentence, seed).seen(likeness)
+        same_end = likeness.alike == len(other.observations) == len(run.observations)
+        if same_end and other.changed == run.changed:
             return sentence
     return None
 
 
 def _name_resemblance(check: Check, seed: int, run: Run) -> str | None:
     """A known mistake that gives the same on the first observation that differs: one of several mistakes, perhaps."""
-    pairs = zip(_expected(check.name, seed).observations, run.observations, strict=False)
-    found = ((i, compare(e.value, g.value, check.rtol, check.atol), g.value) for i, (e, g) in enumerate(pairs))
-    i, difference, value = next((entry for entry in found if entry[1]), (0, None, None))
-    if difference is None or difference.kind != "value":
+    expected = _expected(check.name, seed).observations
+    right = _Likeness(check, run)
+    if not right(expected):
+        return None
+    first, got = right.alike, run.observations[right.alike].value
+    if compare(expected[first].value, got, check.rtol, check.atol).kind != "value":
         return None
     for sentence in check.mistakes:
-        others = _of_mistake(check.name, sentence, seed).observations
-        if i < len(others) and not compare(others[i].value, value, check.rtol, check.atol):
+        others = _mistake(check.name, sentence, seed).seen(lambda seen: len(seen) > first).observations
+        if first < len(others) and not compare(others[first].value, got, check.rtol, check.atol):
             return sentence
     return None

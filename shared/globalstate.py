@@ -37,14 +37,15 @@ _HEAP_TYPE = 1 << 9  # a class made by Python code: the attributes of others can
 def global_state_kept(names: bool = True) -> Iterator[Callable]:
     """Seeds, dtypes, modes, settings, environment and replaced functions are as before when the block is left.
 
-    In it PyTorch's own settings hold. Without `names` a replaced function stays: for code that we trust. It gives a
-    function that puts those back already. Threads, child processes and open files that an answer leaves stay, too.
+    In it PyTorch's own settings hold. Without `names` a replaced function or module stays: for code that we trust. It
+    gives a function that puts the functions back already. Threads, child processes and open files that an answer
+    leaves stay, too.
     """
     import torch
 
     put_back = [*_settings(torch), *_containers(), *_signal_handlers(), *_numpy_settings()]
     saved = [(space, vars(space).copy()) for space in _namespaces(len(sys.modules))] if names else []
-    modules = sys.modules.copy()
+    modules = sys.modules.copy() if names else {}
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with contextlib.ExitStack() as stack:
@@ -57,9 +58,8 @@ def global_state_kept(names: bool = True) -> Iterator[Callable]:
             torch.set_default_dtype(torch.float32)
             yield lambda: names_back(saved)
     finally:
-        for name, module in modules.items():
-            if sys.modules.get(name) is not module:
-                sys.modules[name] = module
+        if not all(map(operator.is_, modules.values(), map(sys.modules.get, modules))):
+            sys.modules.update(modules)
         for restore in put_back:
             with contextlib.suppress(Exception):
                 restore()

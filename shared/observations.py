@@ -5,8 +5,8 @@ from __future__ import annotations
 import cmath
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from numbers import Number
 
 from shared.values import SMALL, Opaque, Raised, brief, is_tensor, items, kind, loaded, snapshot
@@ -83,13 +83,12 @@ def compare(expected: object, got: object, rtol: float, atol: float) -> Differen
     Lenient where the meaning is the same: a tuple for a list, any integer dtype, a 0-d tensor for a Python number.
     """
 
-    def differ(kind_of, text):
-        return Difference(kind_of, text, expected, got)
+    def differ(kind_of, text=None):
+        return Difference(kind_of, text or f"expected {brief(expected)}, got {brief(got)}", expected, got)
 
-    as_values = f"expected {brief(expected)}, got {brief(got)}"
     if isinstance(expected, Raised) or isinstance(got, Raised):
         alike = isinstance(expected, Raised) and isinstance(got, Raised) and expected.kind == got.kind
-        return None if alike else differ("raised", as_values)
+        return None if alike else differ("raised")
     if isinstance(expected, Opaque) or isinstance(got, Opaque):
         return differ("type", f"expected {kind(expected)}, got {kind(got)}")
     if got is None and expected is not None:
@@ -103,28 +102,30 @@ def compare(expected: object, got: object, rtol: float, atol: float) -> Differen
         if not close and not (isinstance(expected, int) and isinstance(got, int)):
             with contextlib.suppress(OverflowError):  # an int beyond the floats is close to none
                 close = cmath.isclose(expected, got, rel_tol=rtol, abs_tol=atol)
-        return None if close else differ("value", as_values)
+        return None if close else differ("value")
     if isinstance(expected, (list, tuple)) and isinstance(got, (list, tuple)):
         if len(expected) != len(got):
             return differ("shape", f"expected {items(len(expected))}, got {items(len(got))}")
-        pairs = enumerate(zip(expected, got, strict=True))
-        return _first((f"item {i}", compare(e, g, rtol, atol)) for i, (e, g) in pairs)
+        for i, (e, g) in enumerate(zip(expected, got, strict=True)):
+            if found := compare(e, g, rtol, atol):
+                return _inside(f"item {i}", found)
+        return None
     if isinstance(expected, dict) and isinstance(got, dict):
         for name, keys in (("is missing", expected.keys() - got.keys()), ("is too much", got.keys() - expected.keys())):
             if keys:
                 return differ("shape", f"the key {brief(min(keys, key=brief))} {name}")
-        return _first((f"at key {brief(k)}", compare(expected[k], got[k], rtol, atol)) for k in expected)
+        for key in expected:
+            if found := compare(expected[key], got[key], rtol, atol):
+                return _inside(f"at key {brief(key)}", found)
+        return None
     sets = isinstance(expected, (set, frozenset)) and isinstance(got, (set, frozenset))
     if not sets and (isinstance(expected, bool) != isinstance(got, bool) or not isinstance(got, type(expected))):
         return differ("type", f"expected {kind(expected)}, got {kind(got)}")
-    return None if expected == got else differ("value", as_values)
+    return None if expected == got else differ("value")
 
 
-def _first(parts: Iterator[tuple[str, Difference | None]]) -> Difference | None:
-    for where, found in parts:
-        if found:
-            return Difference(found.kind, f"{where}: {found.text}", found.expected, found.got)
-    return None
+def _inside(where: str, found: Difference) -> Difference:
+    return replace(found, text=f"{where}: {found.text}")
 
 
 def _compare_tensors(expected, got, rtol: float, atol: float) -> Difference | None:

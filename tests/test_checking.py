@@ -1,11 +1,12 @@
 """What a learner is told: cards, names of mistakes, limits, and that nothing leaks out of a check."""
 
+import dataclasses
 import random
 
 import pytest
 import torch
 
-from shared import course
+from shared import checking, course
 from shared.checking import LESSON_SEED, run_check
 from shared.guard import learner_traceback
 from shared.learner import CheckFailed, borrow, check, hint, mine
@@ -39,6 +40,44 @@ def test_of_two_mistakes_at_once_the_one_behind_the_first_difference_is_told():
     assert "not divided by √d_head" in result.resembles
     assert "That is what comes out here when the scores are not divided" in str(result.card)
     assert "That is what comes out here when the scores are not divided" in result.card.html()
+
+
+@pytest.fixture
+def fresh_caches():
+    """What a changed check saw is seen by no other test, and the other way round."""
+    kept = (checking._expected, checking._mistake)
+    for cache in kept:
+        cache.cache_clear()
+    yield
+    for cache in kept:
+        cache.cache_clear()
+
+
+def test_of_a_known_mistake_no_more_is_taken_than_it_needs_to_be_told_apart(monkeypatch, fresh_caches):
+    calls = {"It adds one.": 0, "It forgets the last.": 0}
+
+    def adds(x, dim):
+        calls["It adds one."] += 1
+        return torch.ones(1) + 1
+
+    def forgets(x, dim):
+        calls["It forgets the last."] += 1
+        return torch.full((1,), float(x < 9))
+
+    def ten(softmax, rng):
+        for i in range(10):
+            yield f"call {i}", softmax(torch.tensor([float(i)]), 0)
+
+    mistakes = {"It adds one.": adds, "It forgets the last.": forgets}
+    changed = dataclasses.replace(checking.find_check("softmax"), observe=ten, mistakes=mistakes)
+    monkeypatch.setitem(checking._CHECKS, "softmax", changed)
+    assert run_check("softmax", lambda x, dim: torch.full((1,), float(x < 9))).mistake == "It forgets the last."
+    assert calls == {"It adds one.": 1, "It forgets the last.": 10}
+    assert run_check("softmax", lambda x, dim: torch.full((1,), float(x < 5))).mistake is None
+    assert calls == {"It adds one.": 1 + 6, "It forgets the last.": 10}  # six: whether it resembles the sixth call's
+    assert run_check("softmax", lambda x, dim: torch.full((1,), 2.0)).mistake == "It adds one."
+    assert calls["It adds one."] == 1 + 6 + 10
+    assert run_check("softmax", lambda x, dim: torch.full((1,), 2.0 - float(x == 9))).resembles == "It adds one."
 
 
 def test_the_card_shows_the_smallest_input_expected_beside_got_and_the_next_step():

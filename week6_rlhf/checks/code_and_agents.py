@@ -323,7 +323,7 @@ SLOW = [TimeoutError(f"no answer, {i}") for i in "abcdefgh"]
     },
 )
 def check_with_retries(with_retries, rng):
-    yield "success at once", with_retries(lambda: "Nell")
+    yield "success at once", with_retries(lambda: "Nell", base=0.0)
     yield "success at once: calls and waits", _attempts(with_retries, ["Nell"])
     yield "success the second time", _attempts(with_retries, [SLOW[0], "Nell"])
     yield "three failures, three attempts", _attempts(with_retries, SLOW)

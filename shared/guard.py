@@ -13,6 +13,7 @@ import sysconfig
 import threading
 import time
 import traceback
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,9 @@ class time_limit:  # noqa: N801  used like a function, as contextlib.suppress is
 
     def __init__(self, seconds: float):
         self.seconds, self.start = seconds, time.monotonic()
-        self.sounded, self.interrupted, self.over = 0, False, False
-        self.thread, self.quit = threading.get_ident(), threading.Event()
+        self.sounded, self.heard = 0, 0
+        self.interrupted, self.ready, self.over = False, False, False
+        self.thread, self.quit, self.sending = threading.get_ident(), threading.Event(), threading.Lock()
         self.handlers: dict[int, object] = {}
         self.timer, self.mask = (0.0, 0.0), None
         self.watcher = threading.Thread(target=self._watch, daemon=True)
@@ -49,6 +51,7 @@ class time_limit:  # noqa: N801  used like a function, as contextlib.suppress is
             self.timer = signal.setitimer(signal.ITIMER_REAL, self.seconds, 0.5)
         with contextlib.suppress(RuntimeError):  # no more threads: the timer has to do
             self.watcher.start()
+        self.ready = True
         return self
 
     def __exit__(self, *exception) -> None:
@@ -62,17 +65,19 @@ class time_limit:  # noqa: N801  used like a function, as contextlib.suppress is
         """Nothing is raised after this; what there was before is back."""
         self.over = True
         self.quit.set()
+        if self.sending.acquire(timeout=1):  # what the watcher is sending comes now; it sends nothing more
+            self.sending.release()
         if self.handlers:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        if self.watcher.ident:
+            self.watcher.join(timeout=1)  # a signal may have come to it
+        if self.handlers:
             signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)  # what waits comes now, while it is ours
         while self.handlers:
             number, handler = self.handlers.popitem()
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if self.timer[0]:
             signal.setitimer(signal.ITIMER_REAL, max(self.timer[0] - self._passed(), 0.01), self.timer[1])
-        if self.watcher.ident:
-            self.watcher.join(timeout=1)  # what it raised at the last moment comes up in this call or the next
-            self.watcher.is_alive()
 
     def _passed(self) -> float:
         return time.monotonic() - self.start
@@ -82,8 +87,8 @@ class time_limit:  # noqa: N801  used like a function, as contextlib.suppress is
         return max(0.3 * 0.1**self.sounded, 2e-5)
 
     def _ring(self, number, frame) -> None:
-        ours = frame is not None and frame.f_code.co_filename in (__file__, globalstate.__file__)
-        if self.over or ours or self._passed() < self.seconds:
+        self.heard += 1
+        if not self.ready or self.over or _is_ours(frame) or self._passed() < self.seconds:
             return  # the timer goes on
         sys.settrace(None), sys.setprofile(None)  # an answer's own would be called in our frames, too
         signal.setitimer(signal.ITIMER_REAL, self._pause(), self._pause())
@@ -92,19 +97,35 @@ class time_limit:  # noqa: N801  used like a function, as contextlib.suppress is
 
     def _interrupt(self, number, frame) -> None:
         self.interrupted = True
-        raise KeyboardInterrupt
+        if not _is_ours(frame):
+            raise KeyboardInterrupt
 
     def _watch(self) -> None:
         """Where there is no timer, and where the answer has reset it, or the handler, or blocks the signal."""
-        pause, tried = self.seconds + (0.5 if self.handlers else 0), -1
-        while not self.quit.wait(pause) and not self.over:
-            pause = max(self._pause(), 1e-3)
-            if self.handlers and signal.getsignal(signal.SIGALRM) == self._ring and tried < self.sounded:
-                tried = self.sounded
-                signal.pthread_kill(self.thread, signal.SIGALRM)
-            else:
-                self.sounded += 1
-                _raise_in(self.thread, TimedOut)
+        pause, heard, since = self.seconds + (0.5 if self.handlers else 0), -1, 0.0
+        while not self.quit.wait(pause):
+            pause, now = max(self._pause(), 1e-3), time.monotonic()
+            if heard != self.heard:
+                heard, since = self.heard, now
+            with self.sending:
+                if self.over:  # a signal without our handler would end the process
+                    return
+                if self.handlers and signal.getsignal(signal.SIGALRM) == self._ring and now - since < 0.25:
+                    signal.pthread_kill(self.thread, signal.SIGALRM)
+                elif not _is_ours(sys._current_frames().get(self.thread)):
+                    self.sounded += 1
+                    _raise_in(self.thread, TimedOut)
+
+
+_OURS = {f.__code__ for f in (*vars(time_limit).values(), globalstate._names_back) if hasattr(f, "__code__")}
+
+
+def _is_ours(frame: types.FrameType | None) -> bool:
+    """Whether a limit begins or ends here, or in a call from here: an exception would leave half of it undone."""
+    depth = 0
+    while frame is not None and frame.f_code not in _OURS and depth < 8:
+        frame, depth = frame.f_back, depth + 1
+    return frame is not None and depth < 8
 
 
 def _raise_in(thread: int, error: type[BaseException]) -> None:

@@ -8,8 +8,9 @@ import re
 import sys
 
 from shared import answers, cells, course
-from shared.checking import Result, find_check, run_check
+from shared.checking import find_check, run_check
 from shared.guard import TimedOut, learner_traceback, time_limit
+from shared.result import Result
 from shared.values import kind
 
 

@@ -1,6 +1,7 @@
 """Whatever a learner hands to a check: a short, clear card in time, and nothing of it in what comes after."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from shared import checking, course, judging
+from shared import checking, course, guard, judging
 from shared.answers import Answer
 from shared.checking import run_check
 from shared.guard import TimedOut, time_limit
@@ -169,6 +170,66 @@ def test_a_limit_inside_a_limit_leaves_the_outer_one():
             time.sleep(5)
         time.sleep(5)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.fixture
+def nothing_left():
+    """A limit that has ended leaves neither its handlers nor its timer: they would end a later cell, or the kernel."""
+    before = signal.getsignal(signal.SIGALRM), signal.getsignal(signal.SIGINT)
+    yield
+    assert (signal.getsignal(signal.SIGALRM), signal.getsignal(signal.SIGINT)) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_no_signal_is_sent_once_the_limit_has_ended(monkeypatch, nothing_left):
+    limit, begun, ours = time_limit(0.2), threading.Event(), []
+
+    def slowly(thread, number):
+        begun.set()
+        time.sleep(0.1)  # in which the answer comes to its end
+        ours.append(signal.getsignal(number) == limit._ring)
+
+    monkeypatch.setattr(signal, "pthread_kill", slowly)
+    with limit:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        begun.wait(20)
+    time.sleep(0.3)
+    assert ours and all(ours)  # another's handler, or none, would end the process
+
+
+def test_a_limit_begins_whole_however_slow_the_machine_is(monkeypatch, nothing_left):
+    start, reached = threading.Thread.start, []
+
+    def slowly(thread):
+        start(thread)
+        for _ in range(30):
+            time.sleep(0.01)
+
+    monkeypatch.setattr(threading.Thread, "start", slowly)
+    with pytest.raises(TimedOut), time_limit(0.1):
+        reached.append(True)
+        time.sleep(5)
+    assert reached
+
+
+def test_a_long_call_of_c_code_that_hears_no_signal_is_told_once(nothing_left):
+    with pytest.raises(TimedOut), time_limit(0.05):
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000)
+    assert sum(range(10_000)) == 49_995_000  # nothing comes up later
+
+
+def test_an_interrupt_at_the_end_of_a_limit_waits_until_it_has_ended(monkeypatch, nothing_left):
+    end = time_limit._end
+
+    def interrupted(limit):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        end(limit)
+
+    monkeypatch.setattr(guard, "_OURS", guard._OURS | {interrupted.__code__})
+    monkeypatch.setattr(time_limit, "_end", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_check("softmax", torch.softmax)
 
 
 def test_an_endless_loop_in_a_thread_ends_too():

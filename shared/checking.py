@@ -148,7 +148,7 @@ def _in_words(errors: list[BaseException]) -> Failure:
     return failure
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)
 def _expected(name: str, seed: int) -> Run:
     check = find_check(name)
     run = observe(check, course.reference(name), seed, seconds=60)

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,8 +121,14 @@ class time_limit:  # noqa: N801  used like a function, as contextlib.suppress is
 _OURS = {f.__code__ for f in (*vars(time_limit).values(), globalstate._names_back) if hasattr(f, "__code__")}
 
 
+def uninterrupted(function: Callable) -> Callable:
+    """A decorator: a time limit waits until this function has returned. For a short end that must come whole."""
+    _OURS.add(function.__code__)
+    return function
+
+
 def _is_ours(frame: types.FrameType | None) -> bool:
-    """Whether a limit begins or ends here, or in a call from here: an exception would leave half of it undone."""
+    """Whether this, or what called it, is a beginning or an end that an exception would leave half done."""
     depth = 0
     while frame is not None and frame.f_code not in _OURS and depth < 8:
         frame, depth = frame.f_back, depth + 1

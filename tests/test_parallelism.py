@@ -1,5 +1,6 @@
 """The reference of lesson 04 of week 2 against PyTorch, in simulated ranks and on two real processes."""
 
+import contextlib
 import math
 import threading
 
@@ -126,6 +127,19 @@ def test_an_endless_loop_in_one_rank_ends_with_the_time_limit():
     before = threading.active_count()
     with pytest.raises(TimedOut), time_limit(0.3):
         simulate(program, 2)
+    assert threading.active_count() == before
+
+
+def test_a_rank_that_does_not_want_to_end_ends_though_the_time_limit_comes_again():
+    def program(group):
+        for _ in range(10):  # each is sent after 50 ms; the time limit comes again after 300 ms, then faster
+            with contextlib.suppress(BaseException):
+                while True:
+                    pass
+
+    before = threading.active_count()
+    with pytest.raises(TimedOut), time_limit(0.1):
+        simulate(program, 1)
     assert threading.active_count() == before
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from shared import answers, course
 from shared.data import corpus
+from shared.guard import uninterrupted
 
 
 class Group:
@@ -101,9 +102,14 @@ def simulate(function: Callable[[Group], object], n_ranks: int) -> list:
                 rank.advance()
             _exchange_between(ranks)
     finally:
-        for rank in ranks:
-            rank.stop()
+        _stop(ranks)
     return [rank.result for rank in ranks]
+
+
+@uninterrupted
+def _stop(ranks: list[_Turns]) -> None:
+    for rank in ranks:
+        rank.stop()
 
 
 def _exchange_between(ranks: list[_Turns]) -> None:
@@ -137,7 +143,6 @@ class _Turns(Group):
         self.ended = self.stopped = False
         self.result = self.error = None
         self.thread = threading.Thread(target=self._run, args=(function,), daemon=True)
-        self.thread.start()
 
     def _run(self, function: Callable[[Group], object]) -> None:
         try:
@@ -163,6 +168,8 @@ class _Turns(Group):
 
     def advance(self) -> None:
         """From the outside: run to the next collective or to the end."""
+        if self.thread.ident is None:
+            self.thread.start()
         self.go.release()
         while not self.pause.acquire(timeout=0.1):  # in slices, so that a time limit on this thread comes through
             pass
@@ -173,7 +180,7 @@ class _Turns(Group):
         """From the outside: end the thread wherever it is, also in an endless loop."""
         self.stopped = True
         self.go.release()
-        for _ in range(20):
+        for _ in range(20 if self.thread.ident else 0):
             self.thread.join(0 if self.ended else 0.05)
             if not self.thread.is_alive():
                 return

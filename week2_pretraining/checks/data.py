@@ -224,6 +224,8 @@ def check_gopher_quality(gopher_quality, rng):
     yield "a blank line after each line", gopher_quality("\n \n\n".join(lines))
     seed = int(torch.randint(10_000, (1,), generator=rng))
     yield "thirty pages of the crawl", [gopher_quality(page.text) for page in dirty_crawl(30, seed)]
+    for n in (100_000, 100_001):
+        yield f"{n:,} words", gopher_quality("and the kite " * (n // 3) + "and " * (n % 3))
 
 
 @observes(

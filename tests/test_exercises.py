@@ -206,4 +206,4 @@ def test_the_last_of_the_known_mistakes_is_named_within_its_budget(name):
     wrong = with_mistake(name, list(find_check(name).mistakes)[-1])
     run_check(name, course.reference(name))
     checking._mistake.cache_clear()
-    assert processor_seconds(name, wrong) < 2
+    assert processor_seconds(name, wrong) < 3

@@ -255,7 +255,7 @@ assert all(abs(a - b) < 2e-3 for a, b in zip(ours, library, strict=True))
 # **Predict.** Which of the seven kinds will be learnt first? Which needs more than this model has?
 
 # %%
-quick = replace(SFTConfig(), n_examples=4000, steps=120)
+quick = replace(SFTConfig(), n_examples=4000, steps=75)
 model = copy.deepcopy(base)
 losses = list(tune(model, pairs, quick, tokenizer.pad_token_id))
 print(f"loss of the first 10 steps {sum(losses[:10]) / 10:.2f}, of the last 10 {sum(losses[-10:]) / 10:.2f} nats a reply token")

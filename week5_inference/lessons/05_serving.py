@@ -655,6 +655,7 @@ except openai.APIConnectionError:
 # **Predict.** From 1 client to 8: what happens to throughput and to latency, with four slots? And one request after another?
 
 # %%
+import atexit
 from contextlib import ExitStack
 
 from week5_inference.load import course_server, crowd, start_transformers, stopped_at_the_end, wait_until_up
@@ -662,6 +663,26 @@ from week5_inference.load import course_server, crowd, start_transformers, stopp
 CLIENTS, REQUESTS, REPEATS = (1, 2, 4, 8), 10, 3
 prompts = [" ".join(story.text.split()[:12]) for story in tales[:REQUESTS]]
 wants = np.random.default_rng(1).integers(8, 25, REQUESTS).tolist()
+
+running = ExitStack()
+atexit.register(running.close)  # the servers end with the kernel, if not before
+folder, batching = course_folder("base"), ("--continuous-batching", "--cb-num-blocks", "32", "--cb-max-batch-tokens", "64")
+started = {}
+for label, options in {"transformers serve": (), "transformers serve, continuous": batching}.items():
+    started[label] = start_transformers(folder, *options)
+    running.enter_context(stopped_at_the_end(started[label][0]))
+servers = {"ours, 4 slots": (running.enter_context(course_server("--stage", "base", "--slots", "4")), "course-base")}
+for label, (process, url) in started.items():
+    wait_until_up(process, url)
+    servers[label] = url, str(folder)
+for url, name in servers.values():
+    crowd(url, name, 1, prompts[:1], [4])  # the first request sets things up
+print("up:", ", ".join(servers))
+
+# %% [markdown]
+# Now they are asked. When the cell below has ended, the servers have ended too; to run it again, run the one above first.
+
+# %%
 measured: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
 
 
@@ -672,18 +693,7 @@ def load_test(label: str, url: str, name: str, n_clients: int, repeat: int) -> N
     measured.setdefault((label, n_clients), []).append(found)
 
 
-with ExitStack() as stack:  # whatever happens below, the servers are stopped
-    folder, batching = course_folder("base"), ("--continuous-batching", "--cb-num-blocks", "32", "--cb-max-batch-tokens", "64")
-    started = {}
-    for label, options in {"transformers serve": (), "transformers serve, continuous": batching}.items():
-        started[label] = start_transformers(folder, *options)
-        stack.enter_context(stopped_at_the_end(started[label][0]))
-    servers = {"ours, 4 slots": (stack.enter_context(course_server("--stage", "base", "--slots", "4")), "course-base")}
-    for label, (process, url) in started.items():
-        wait_until_up(process, url)
-        servers[label] = url, str(folder)
-    for url, name in servers.values():
-        crowd(url, name, 1, prompts[:1], [4])  # the first request sets things up
+with running:  # whatever happens below, the servers are stopped
     for repeat in tqdm(range(REPEATS), desc="under load"):
         for n_clients in CLIENTS:
             for label, (url, name) in servers.items():

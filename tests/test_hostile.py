@@ -215,7 +215,7 @@ def test_a_limit_begins_whole_however_slow_the_machine_is(monkeypatch, nothing_l
 def test_a_long_call_of_c_code_that_hears_no_signal_is_told_once(nothing_left):
     with pytest.raises(TimedOut), time_limit(0.05):
         hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000)
-    assert sum(range(10_000)) == 49_995_000  # nothing comes up later
+    time.sleep(0.1)  # in which no second one comes
 
 
 def test_an_interrupt_at_the_end_of_a_limit_waits_until_it_has_ended(monkeypatch, nothing_left):

@@ -178,9 +178,11 @@ class _Turns(Group):
 
     def stop(self) -> None:
         """From the outside: end the thread wherever it is, also in an endless loop."""
+        if self.thread.ident is None:  # it never had its turn
+            return
         self.stopped = True
         self.go.release()
-        for _ in range(20 if self.thread.ident else 0):
+        for _ in range(20):
             self.thread.join(0 if self.ended else 0.05)
             if not self.thread.is_alive():
                 return

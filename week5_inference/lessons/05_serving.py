@@ -664,19 +664,20 @@ CLIENTS, REQUESTS, REPEATS = (1, 2, 4, 8), 10, 3
 prompts = [" ".join(story.text.split()[:12]) for story in tales[:REQUESTS]]
 wants = np.random.default_rng(1).integers(8, 25, REQUESTS).tolist()
 
-running = ExitStack()
-atexit.register(running.close)  # the servers end with the kernel, if not before
 folder, batching = course_folder("base"), ("--continuous-batching", "--cb-num-blocks", "32", "--cb-max-batch-tokens", "64")
-started = {}
-for label, options in {"transformers serve": (), "transformers serve, continuous": batching}.items():
-    started[label] = start_transformers(folder, *options)
-    running.enter_context(stopped_at_the_end(started[label][0]))
-servers = {"ours, 4 slots": (running.enter_context(course_server("--stage", "base", "--slots", "4")), "course-base")}
-for label, (process, url) in started.items():
-    wait_until_up(process, url)
-    servers[label] = url, str(folder)
-for url, name in servers.values():
-    crowd(url, name, 1, prompts[:1], [4])  # the first request sets things up
+with ExitStack() as stack:  # if one does not come up, the others are stopped
+    started = {}
+    for label, options in {"transformers serve": (), "transformers serve, continuous": batching}.items():
+        started[label] = start_transformers(folder, *options)
+        stack.enter_context(stopped_at_the_end(started[label][0]))
+    servers = {"ours, 4 slots": (stack.enter_context(course_server("--stage", "base", "--slots", "4")), "course-base")}
+    for label, (process, url) in started.items():
+        wait_until_up(process, url)
+        servers[label] = url, str(folder)
+    for url, name in servers.values():
+        crowd(url, name, 1, prompts[:1], [4])  # the first request sets things up
+    running = stack.pop_all()
+atexit.register(running.close)  # else they end with the kernel
 print("up:", ", ".join(servers))
 
 # %% [markdown]

@@ -168,7 +168,7 @@ class _Mistake:
 
     def seen(self, enough: Callable) -> Run:
         """Its observations until they are enough, and all that were taken before."""
-        if not self.whole and not enough(self.run.observations):
+        if not enough(self.run.observations) and not self.whole:
             self.run = observe(self.check, self.answer, self.seed, seconds=5, enough=enough)
             self.whole = not enough(self.run.observations)
         return self.run

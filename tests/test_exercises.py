@@ -45,7 +45,7 @@ def test_another_seed_asks_for_other_answers(name):
 
 @pytest.mark.parametrize(("name", "sentence"), MISTAKES, ids=[f"{n}-{s[:50]}" for n, s in MISTAKES])
 def test_a_known_mistake_is_refused_and_named(name, sentence):
-    for seed in SEEDS:
+    for seed in (*SEEDS, SEEDS[0]):  # what was seen of the mistakes is kept: the last time all comes from there
         result = run_check(name, with_mistake(name, sentence), seed=seed)
         assert not result.passed
         assert result.mistake == sentence

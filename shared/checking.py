@@ -78,6 +78,12 @@ def raised(function: Callable, *args, **kwargs) -> str:
     return "nothing"
 
 
+def alike(one: object, other: object) -> bool:
+    """Whether two values are equal but for rounding: two runs of one model need not agree in the last bit."""
+    difference = compare(snapshot(one), snapshot(other), rtol=1e-4, atol=1e-5)
+    return difference is None or difference.kind == "detached"
+
+
 @dataclass
 class Run:
     """What a check saw of one answer; it can be told from one process to another."""

@@ -159,11 +159,11 @@ def fit_power_law(sizes: Sequence[float], losses: Sequence[float]) -> tuple[floa
         raise ValueError(f"a line with an interval needs at least 3 points, got {len(sizes)}")
     if not all(0 < value < math.inf for value in [*sizes, *losses]):
         raise ValueError("sizes and losses must be finite and above 0: a logarithm is taken of each")
+    if len(set(sizes)) == 1:
+        raise ValueError(f"all sizes are {sizes[0]}: an exponent needs different ones")
     x = torch.tensor(sizes, dtype=torch.float64).log()
     y = torch.tensor(losses, dtype=torch.float64).log()
     spread = (x - x.mean()).square().sum()
-    if spread == 0:
-        raise ValueError(f"all sizes are {sizes[0]}: an exponent needs different ones")
     slope = ((x - x.mean()) * (y - y.mean())).sum() / spread
     intercept = y.mean() - slope * x.mean()
     residuals = y - (intercept + slope * x)

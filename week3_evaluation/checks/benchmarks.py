@@ -441,7 +441,7 @@ def check_truthfulqa_mc2(truthfulqa_mc2, rng):
         truthfulqa_mc2(torch.tensor([-3.0, -2.0, -4.0, -2.5]), [0, 1, 0, 1]),
     )
     yield "the likeliest is false", truthfulqa_mc2(torch.tensor([-3.0, -1.0, -3.5]), [1, 0, 1])
-    yield "answers of probability e^-2000", truthfulqa_mc2(torch.tensor([-2000.0, -2001.0, -1999.0]), [1, 1, 0])
+    yield "answers of probability e^-800", truthfulqa_mc2(torch.tensor([-800.0, -801.0, -799.0]), [1, 1, 0])
     scores = -8 * torch.rand(7, generator=rng)
     yield "seven answers", truthfulqa_mc2(scores, [1, 0, 0, 1, 1, 0, 0])
     two = torch.tensor([-1.0, -2.0])

@@ -5,7 +5,7 @@ from types import CodeType
 import torch
 from torch import nn
 
-from shared.checking import observes, raised
+from shared.checking import alike, observes, raised
 from week4_finetuning.solutions.lora import LoRALinear as ReferenceLoRALinear
 
 IN, OUT, RANK, ALPHA = 5, 4, 2, 3.0  # all different, so that no two can be confused
@@ -85,7 +85,7 @@ def dropout_spares(LoRALinear, rng) -> bool:
     base = linear(IN, OUT, rng)
     x = torch.randn(50, IN, generator=rng)
     expected = base(x)
-    return torch.equal(LoRALinear(base, RANK, ALPHA, dropout=0.5).train()(x), expected)
+    return alike(LoRALinear(base, RANK, ALPHA, dropout=0.5).train()(x), expected)
 
 
 @observes(
@@ -222,7 +222,7 @@ def check_LoRALinear(LoRALinear, rng):
     expected = base(x)
     layer = LoRALinear(base, RANK, ALPHA)
     yield "the shapes of what learns", learning(layer), about
-    yield "at the start the output is the base's, exactly", torch.equal(layer(x), expected), about
+    yield "at the start the output is the base's", alike(layer(x), expected), about
     yield "how the factors start", start(LoRALinear, 64, 96, 48), about | {"in": 64, "out": 96, "rank": 48}
     yield "how they start with a wide input", start(LoRALinear, 4096, 3, 2), about | {"in": 4096, "out": 3, "rank": 2}
 
@@ -460,11 +460,11 @@ def check_inject_lora(inject_lora, rng):
             sum(p.requires_grad for p in own),
         ],
     )
-    yield "the output at the start is the model's, exactly", torch.equal(model(TOKEN_IDS), before)
+    yield "the output at the start is the model's", alike(model(TOKEN_IDS), before)
     fill_all(model, rng, 3)
     yield "rank 3, alpha 2, random factors: the output", model(TOKEN_IDS), {"token_ids": TOKEN_IDS}
     model.train()
-    yield "without dropout, training gives the same output twice", torch.equal(model(TOKEN_IDS), model(TOKEN_IDS))
+    yield "without dropout, training gives the same output twice", alike(model(TOKEN_IDS), model(TOKEN_IDS))
 
     for targets in (["attention.w_q"], ["blocks.1.attention.new_w_q"], ["head", "w_q"], LINEARS):
         model = inject_lora(net(rng), targets, 1, 4.0)
@@ -487,7 +487,7 @@ def check_inject_lora(inject_lora, rng):
     outputs = [model(TOKEN_IDS) for _ in range(20)]
     yield (
         "dropout 0.5: whether twenty outputs in training are all the same",
-        all(torch.equal(outputs[0], o) for o in outputs),
+        all(alike(outputs[0], o) for o in outputs),
     )
 
     wrong = {
@@ -569,7 +569,7 @@ def check_lora_state_dict(lora_state_dict, rng):
         "names that load_state_dict(factors, strict=False) does not find in the model",
         model.load_state_dict(factors, strict=False).unexpected_keys,
     )
-    yield "with the factors put back, the output is the earlier one", torch.equal(model(TOKEN_IDS), expected)
+    yield "with the factors put back, the output is the earlier one", alike(model(TOKEN_IDS), expected)
     yield "a model without LoRA layers", lora_state_dict(net(rng))
 
 
@@ -621,7 +621,7 @@ def check_merge_all(merge_all, rng):
     expected = model(TOKEN_IDS)
     result = merge_all(model)
     yield "the output of what comes back", result(TOKEN_IDS), shown
-    yield "that equals the output before", torch.allclose(result(TOKEN_IDS), expected, rtol=1e-4, atol=1e-4), shown
+    yield "that equals the output before", alike(result(TOKEN_IDS), expected, rtol=1e-4, atol=1e-4), shown
     yield "layers that are no plain nn.Linear", replaced(result), shown
     yield "names and values of the weights", dict(result.state_dict()), shown
     yield "the same model comes back", result is model

@@ -441,7 +441,7 @@ def check_group_advantages(group_advantages, rng):
     yield "two groups of six, not divided", group_advantages(drawn, 6, scale=False)
     equal = torch.tensor([2.0, 2.0, 2.0, 0.0, 1.0, 5.0])
     yield "a group of equal rewards", group_advantages(equal, 3)
-    yield "rewards that hardly differ", group_advantages(torch.tensor([1.0, 1.0, 1.0, 1.001]), 4)
+    yield "rewards that hardly differ", group_advantages(torch.tensor([0.0, 0.0, 0.0, 0.001]), 4)
     yield "5 rewards in groups of 2 are refused", raised(group_advantages, drawn[:5], 2)
     yield "a group of one is refused", raised(group_advantages, drawn, 1)
     yield "a reward that is nan is refused", raised(group_advantages, torch.tensor([1.0, torch.nan]), 2)

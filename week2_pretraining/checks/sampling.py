@@ -770,6 +770,9 @@ def check_beam_search(beam_search, rng):
     rows = [[0, 0, 0, 0, 0], [99, 0, 0, 0, 0], [0, 0, 0, 99, 0], [99, 0, 0, 0, 0], [1, 0, 0, -99, -99]]
     table, start = _Table(torch.tensor(rows).float()), torch.tensor([4])
     yield "no open text is better than the worst finished one, only as good", beam_search(table, start, 2, 4, 0)
+    rows = [[0, 0, 0, 0, 0], *[[99, 0, 0, 0, 0]] * 3, [-99, 1, 1, 2, -99]]
+    table = _Table(torch.tensor(rows).float())
+    yield "three texts end: two are as good as each other, the third is better", beam_search(table, start, 3, 3, 0)
     for length_penalty in (1.0, 0.0, 2.0, -0.5):
         found = []
         for _ in range(8):

@@ -78,9 +78,9 @@ def raised(function: Callable, *args, **kwargs) -> str:
     return "nothing"
 
 
-def alike(one: object, other: object) -> bool:
+def alike(one: object, other: object, rtol: float = 1e-4, atol: float = 1e-5) -> bool:
     """Whether two values are equal but for rounding: two runs of one model need not agree in the last bit."""
-    difference = compare(snapshot(one), snapshot(other), rtol=1e-4, atol=1e-5)
+    difference = compare(snapshot(one), snapshot(other), rtol, atol)
     return difference is None or difference.kind == "detached"
 
 

@@ -165,7 +165,8 @@ def _about(title: str, wanted, got, difference) -> list[tuple]:
     if size(expected) > 2 * SMALL and difference.expected is not None:
         expected, seen = difference.expected, difference.got  # only the part that differs
     blocks.append(("compare", expected, seen))
-    if difference.kind != "value" or is_tensor(expected) or isinstance(expected, (list, tuple, dict)):
+    inside = expected is not wanted.value  # then the text says where
+    if inside or difference.kind != "value" or is_tensor(expected) or isinstance(expected, (list, tuple, dict)):
         text = printable(difference.text, 400)
         blocks.append(("difference", text[:1].upper() + text[1:] + ("" if text.endswith("?") else ".")))
     return blocks

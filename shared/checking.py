@@ -17,6 +17,7 @@ from shared.result import Result
 from shared.values import Raised, brief, form_of, is_class, kind, name_of, snapshot
 
 LESSON_SEED = 2026  # the lessons always show these inputs; the grade uses fresh ones
+PATIENCE = 60.0  # seconds for the course's own code, which ends, however busy the machine is
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _in_words(errors: list[BaseException]) -> Failure:
 @functools.lru_cache(maxsize=1024)
 def _expected(name: str, seed: int) -> Run:
     check = find_check(name)
-    run = observe(check, course.reference(name), seed, seconds=60)
+    run = observe(check, course.reference(name), seed, seconds=PATIENCE)
     if run.failure is not None:
         raise RuntimeError(f"the check of {name} fails on the reference itself: {run.failure.text}")
     return run
@@ -175,7 +176,7 @@ class _Mistake:
     def seen(self, enough: Callable) -> Run:
         """Its observations until they are enough, and all that were taken before."""
         if not enough(self.run.observations) and not self.whole:
-            self.run = observe(self.check, self.answer, self.seed, seconds=5, enough=enough)
+            self.run = observe(self.check, self.answer, self.seed, seconds=PATIENCE, enough=enough)
             self.whole = not enough(self.run.observations)
         return self.run
 

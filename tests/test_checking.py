@@ -77,7 +77,21 @@ def test_of_a_known_mistake_no_more_is_taken_than_it_needs_to_be_told_apart(monk
     assert calls == {"It adds one.": 1 + 6, "It forgets the last.": 10}  # six: whether it resembles the sixth call's
     assert run_check("softmax", lambda x, dim: torch.full((1,), 2.0)).mistake == "It adds one."
     assert calls["It adds one."] == 1 + 6 + 10
+    assert run_check("softmax", lambda x, dim: torch.full((1,), 2.0)).mistake == "It adds one."  # a second time
+    assert calls["It adds one."] == 1 + 6 + 10
     assert run_check("softmax", lambda x, dim: torch.full((1,), 2.0 - float(x == 9))).resembles == "It adds one."
+
+
+def test_of_a_long_list_the_card_shows_the_item_that_differs_and_says_which_it_is(monkeypatch, fresh_caches):
+    def one(softmax, rng):
+        yield "forty words", softmax(["word"] * 40, 0)
+
+    changed = dataclasses.replace(checking.find_check("softmax"), observe=one, mistakes={})
+    monkeypatch.setitem(checking._CHECKS, "softmax", changed)
+    monkeypatch.setattr(checking.course, "reference", lambda name: lambda x, dim: x)
+    card = run_check("softmax", lambda x, dim: [*x[:27], "other", *x[28:]]).card
+    assert "expected 'word'" in str(card) and "Item 27: expected 'word', got 'other'." in str(card)
+    assert "Item 27: " in card.html()
 
 
 def test_the_card_shows_the_smallest_input_expected_beside_got_and_the_next_step():

@@ -49,7 +49,7 @@ def check_softmax(softmax, rng):
     yield "columns of a square", softmax(square, 0)
     yield "the middle of three axes", softmax(torch.randn(2, 3, 4, generator=rng), 1)
     yield "a negative axis number", softmax(torch.randn(2, 3, 4, generator=rng), -2)
-    yield "very large scores", softmax(torch.tensor([[1000.0, 999.0], [-1000.0, -1001.0]]), 1)
+    yield "very large scores", softmax(torch.tensor([[300.0, 299.0], [-300.0, -301.0]]), 1)
     yield "a hidden key (-inf)", softmax(torch.tensor([[0.5, -torch.inf, 1.5]]), 1)
     x = torch.randn(3, 4, generator=rng, requires_grad=True)
     weight = torch.randn(3, 4, generator=rng)

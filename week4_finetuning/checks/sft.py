@@ -148,6 +148,7 @@ def chats(*contents):
     "replies",
     difficulty=3,
     minutes=25,
+    seconds=30,  # a model writes in it: on a busy machine that takes a while
     hints=(
         "Four things go wrong when many prompts are answered at once: the side of the padding, what attends to it, where the reply "
         "begins in the row, and where it ends.",

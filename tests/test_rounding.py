@@ -18,7 +18,7 @@ TIES = {"beam_search": "two texts that are as good as each other, by the same su
 
 
 class OtherRounding(TorchDispatchMode):
-    """Each result of a sum moves by up to one unit in its last place, at random; results that are exact stay."""
+    """Each result of a sum moves by up to its dtype's eps (relative), at random; results that are exact stay."""
 
     def __init__(self):
         super().__init__()
